@@ -1,8 +1,9 @@
 """The fields of one token record, and its bytes: a tf.train.Example as TFDS lays it out.
 
-Ids are stored as raw little-endian int32 beside their shape (TFDS's `Encoding.BYTES`), so that a
-record decodes in microseconds and `tfds.builder_from_directory` reads the same files. Nothing here
-imports TensorFlow: TFDS brings the two protos along.
+Ids are stored as raw little-endian int32 (TFDS's `Encoding.BYTES`), so that a record decodes in
+microseconds and `tfds.builder_from_directory` reads the same files. The number of audio levels is
+one per dataset: TFDS 4.9.10 cannot read back an empty array whose shape is wholly unknown, and a
+clip without sound has levels x 0 ids. Nothing here imports TensorFlow: TFDS brings the protos.
 """
 
 import numpy as np
@@ -14,14 +15,14 @@ ID_FIELDS = {"visual": 3, "audio": 2}
 FIELDS = TEXT_FIELDS + tuple(ID_FIELDS) + INT_FIELDS
 
 
-def tfds_features():
+def tfds_features(num_levels: int):
     """The `tfds.features.FeaturesDict` of a record (imports TFDS, not TensorFlow)."""
     import tensorflow_datasets as tfds
 
     features = {name: tfds.features.Text() for name in TEXT_FIELDS}
-    for name, rank in ID_FIELDS.items():
+    for name, shape in (("visual", (None, None, None)), ("audio", (num_levels, None))):
         features[name] = tfds.features.Tensor(
-            shape=(None,) * rank, dtype=np.int32, encoding=tfds.features.Encoding.BYTES
+            shape=shape, dtype=np.int32, encoding=tfds.features.Encoding.BYTES
         )
     features.update({name: tfds.features.Scalar(dtype=np.int32) for name in INT_FIELDS})
     return tfds.features.FeaturesDict(features)
@@ -55,6 +56,11 @@ def check_record(record: dict) -> dict:
             f"Record {name!r} has no visual ids (shape {checked['visual'].shape}); every record"
             " needs at least one frame. Leave the clip out."
         )
+    if not checked["audio"].shape[0]:
+        raise ValueError(
+            f"Record {name!r} has audio ids of shape {checked['audio'].shape}, expected at least"
+            " one level. A clip without sound has levels x 0 ids; without an audio tokenizer 1 x 0."
+        )
     checked.update({field: int(record[field]) for field in INT_FIELDS})
     if bool(checked["has_audio"]) != bool(checked["audio"].size):
         raise ValueError(
@@ -72,25 +78,25 @@ def encode_record(record: dict) -> bytes:
     feature = example.features.feature
     for field in TEXT_FIELDS:
         feature[field].bytes_list.value.append(record[field].encode("utf-8"))
-    for field in ID_FIELDS:
-        feature[f"{field}/value"].bytes_list.value.append(record[field].tobytes())
-        feature[f"{field}/shape"].int64_list.value.extend(record[field].shape)
+    feature["visual/value"].bytes_list.value.append(record["visual"].tobytes())
+    feature["visual/shape"].int64_list.value.extend(record["visual"].shape)
+    feature["audio"].bytes_list.value.append(record["audio"].tobytes())
     for field in INT_FIELDS:
         feature[field].int64_list.value.append(record[field])
     # Map entries have no order of their own: without this flag equal records differ in bytes.
     return example.SerializeToString(deterministic=True)
 
 
-def decode_record(data: bytes) -> dict:
+def decode_record(data: bytes, num_levels: int) -> dict:
     """The record dict of `encode_record`'s bytes; id arrays are read-only int32."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     feature = tf_example_pb2.Example.FromString(data).features.feature
     record = {field: feature[field].bytes_list.value[0].decode("utf-8") for field in TEXT_FIELDS}
-    for field in ID_FIELDS:
-        shape = tuple(feature[f"{field}/shape"].int64_list.value)
-        ids = np.frombuffer(feature[f"{field}/value"].bytes_list.value[0], "<i4")
-        record[field] = ids.reshape(shape)
+    visual = np.frombuffer(feature["visual/value"].bytes_list.value[0], "<i4")
+    record["visual"] = visual.reshape(tuple(feature["visual/shape"].int64_list.value))
+    audio = np.frombuffer(feature["audio"].bytes_list.value[0], "<i4")
+    record["audio"] = audio.reshape(num_levels, -1)
     for field in INT_FIELDS:
         record[field] = feature[field].int64_list.value[0]
     return record

@@ -100,12 +100,18 @@ def _check_arguments(out_dir, splits, metadata, file_format, overwrite):
 
 def _write_files(work_dir, splits, metadata, file_format, records_per_shard):
     (work_dir / "index").mkdir()
-    facts = {}
+    facts, num_levels = {}, None
     for split, records in splits.items():
         shards = _ShardWriter(work_dir, split, file_format, records_per_shard)
         seen = _SplitFacts()
         for record in records:
             record = features.check_record(record)
+            num_levels = num_levels or record["audio"].shape[0]
+            if record["audio"].shape[0] != num_levels:
+                raise ValueError(
+                    f"Record {record['clip_id']!r} has {record['audio'].shape[0]} audio levels,"
+                    f" the records before it {num_levels}. Tokenize all clips with one tokenizer."
+                )
             data = features.encode_record(record)
             shards.write(data)
             seen.add(record, data)
@@ -121,6 +127,7 @@ def _write_files(work_dir, splits, metadata, file_format, records_per_shard):
     summary = {
         "format_version": FORMAT_VERSION,
         "file_format": file_format,
+        "audio_levels": num_levels,
         "metadata": metadata,
         "splits": {split: seen.summary(shards.lengths) for split, (seen, shards) in facts.items()},
     }
@@ -147,7 +154,7 @@ def _write_tfds_metadata(work_dir, facts, summary, file_format):
     )
     tfds.folder_dataset.write_metadata(
         data_dir=work_dir,
-        features=features.tfds_features(),
+        features=features.tfds_features(summary["audio_levels"]),
         split_infos=[
             tfds.core.SplitInfo(
                 name=split,
