@@ -1,0 +1,1 @@
+"""Files to arrays and back: video, sound, images, and the lists that name them."""
