@@ -1,0 +1,1 @@
+"""Training: a pure step below, one loop with all the effects above."""

@@ -1,0 +1,218 @@
+"""Checkpoints: one Orbax directory a step, with the parameters, the rest of the state and facts.
+
+    MODEL_DIR/checkpoints/120/params   parameters alone, so that sampling reads nothing else
+    MODEL_DIR/checkpoints/120/rest     step, optimizer state, extra
+    MODEL_DIR/checkpoints/120/meta     JSON: what the run was, see `read_meta`
+
+A step appears under its number only when it is whole. Arrays restore onto any mesh.
+"""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from poet.train.state import TrainState
+
+FOLDER = "checkpoints"
+_ITEMS = ("params", "rest", "meta")
+
+
+class Checkpoints:
+    """The checkpoints of one run; writes happen in the background. Use it in a `with`."""
+
+    def __init__(self, model_dir: str, num_kept: int = 2):
+        self.folder = epath.Path(model_dir) / FOLDER
+        self._last_failure = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"Checkpoints cannot be written to {model_dir} ({error.strerror or error});"
+                " choose a folder you may write to."
+            ) from error
+        options = ocp.CheckpointManagerOptions(max_to_keep=num_kept, create=True)
+        self._manager = ocp.CheckpointManager(
+            self.folder.resolve(), options=options, item_names=_ITEMS
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def latest_step(self) -> int | None:
+        """Number of the newest whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+        """Starts writing `state` under its step number; the state may be donated right after.
+
+        A step that is there already is left as it is.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        rest = {"step": state.step, "opt_state": state.opt_state, "extra": state.extra}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                rest=ocp.args.StandardSave(rest),
+                meta=ocp.args.JsonSave(meta | {"step": step}),
+            ),
+            force=True,
+        )
+
+    def restore_latest(self, like: TrainState) -> TrainState | None:
+        """Returns the newest state that can be read, or None when there is no checkpoint.
+
+        Steps that cannot be read (a torn disk, a half-copied folder) are set aside under another
+        name and the one before is taken.
+
+        Args:
+          like: Arrays or ShapeDtypeStructs with the shapes, types and shardings to restore to.
+
+        Raises:
+          ValueError: when checkpoints are there but none fits `like`.
+        """
+        failed, reason = [], None
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state = self._restore(step, like)
+            except Exception as error:  # Orbax raises many types for unreadable files.
+                failed.append(step)
+                reason = reason or error
+                continue
+            self._set_aside(failed, step)
+            return state
+        if failed:
+            first_line = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+            raise ValueError(
+                f"No checkpoint under {self.folder} fits this model (steps {failed}):"
+                f" {first_line[:300]}. Use the settings the run was started with, or another"
+                " MODEL_DIR."
+            ) from reason
+        return None
+
+    def reached_preemption(self, step: int) -> bool:
+        """True on every host of a multi-host job once one of them was told to stop."""
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finishes writing and lets go of the folder."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _restore(self, step: int, like: TrainState) -> TrainState:
+        rest = {"step": like.step, "opt_state": like.opt_state, "extra": like.extra}
+        read = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(jax.tree.map(_shape_of, like.params)),
+                rest=ocp.args.StandardRestore(jax.tree.map(_shape_of, rest)),
+            ),
+        )
+        return TrainState(
+            read.rest["step"], read.params, read.rest["opt_state"], read.rest["extra"]
+        )
+
+    def _set_aside(self, failed: list[int], taken: int) -> None:
+        for step in failed:
+            logging.warning(
+                "Checkpoint %d cannot be read; continuing from %d. It is kept as unreadable_%d.",
+                step,
+                taken,
+                step,
+            )
+            target = self.folder / f"unreadable_{step}"
+            if target.exists():
+                target.rmtree()
+            (self.folder / str(step)).rename(target)
+        if failed:
+            self._manager.reload()
+
+
+def newest_step(model_dir: str) -> int:
+    """Returns the newest whole step under MODEL_DIR (or under its checkpoints folder).
+
+    Raises:
+      ValueError: when there is none.
+    """
+    steps = _steps(_folder(model_dir))
+    if not steps:
+        raise ValueError(
+            f"{model_dir} holds no checkpoint; expected a MODEL_DIR that `poet train` has written"
+            " to. Train one first, or pass another --checkpoint."
+        )
+    return steps[-1]
+
+
+def read_meta(model_dir: str, step: int | None = None) -> dict[str, Any]:
+    """Returns the facts saved with a checkpoint (default: the newest), without its arrays."""
+    step = newest_step(model_dir) if step is None else step
+    path = _folder(model_dir) / str(step) / "meta" / "metadata"
+    return json.loads(path.read_text())
+
+
+def load_params(model_dir: str, step: int | None = None, like: Any = None) -> Any:
+    """Returns the parameters of a checkpoint (default: the newest), nothing else.
+
+    Args:
+      model_dir: The MODEL_DIR of a run.
+      step: Which checkpoint.
+      like: Shapes with shardings to restore onto a mesh; None gives arrays on the first device,
+        whatever mesh they were trained on.
+
+    Raises:
+      ValueError: when there is no checkpoint, or its parameters cannot be read.
+    """
+    step = newest_step(model_dir) if step is None else step
+    path = (_folder(model_dir) / str(step) / "params").resolve()
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            if like is None:
+                shapes = checkpointer.metadata(path).item_metadata.tree
+                here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+                like = jax.tree.map(
+                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                    shapes,
+                )
+            return checkpointer.restore(path, jax.tree.map(_shape_of, like))
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"The parameters at {path} cannot be read: {first_line[:300]}. Take an earlier"
+                " step, or train again."
+            ) from error
+
+
+def _folder(model_dir: str) -> epath.Path:
+    folder = epath.Path(model_dir)
+    return folder / FOLDER if (folder / FOLDER).exists() else folder
+
+
+def _steps(folder: epath.Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    names = [child.name for child in folder.iterdir()]
+    whole = [name for name in names if name.isdigit() and (folder / name / "meta").exists()]
+    return sorted(int(name) for name in whole)
+
+
+def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    if isinstance(leaf, jax.Array):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    leaf = np.asarray(leaf)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)

@@ -1,0 +1,278 @@
+"""The training loop: every effect of a run, and none of its mathematics.
+
+The language model and both tokenizers are trained by `run`. What differs between them is a
+`Program`: how a state begins, what the batch of a step is, and the compiled step.
+
+A run is a function of its settings: batches and keys are computed from (seed, step), so a run that
+was killed anywhere and started again ends with the parameters of an undisturbed one.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from poet.train.checkpoint import Checkpoints
+from poet.train.metrics import MetricsWriter
+from poet.train.prefetch import Prefetch
+from poet.train.progress import Progress
+from poet.train.state import TrainState
+from poet.train.step import StepFn
+
+# Losses are looked at this many steps late, so that the host never waits for the device.
+_LAG_STEPS = 4
+
+# A step whose loss or one of these is not finite stops the run.
+_WATCHED = ("loss_nats", "loss", "grad_norm", "update_norm")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """What is trained. All functions are deterministic in their arguments.
+
+    Attributes:
+      name: A word for the progress line, such as "train".
+      init: key -> TrainState before step 0.
+      batch_at: step -> (group, batch of numpy arrays). Called in a background thread.
+      step_for: group -> compiled (state, batch, key) -> (state, measures). Called once a group; the
+        state is donated; it folds `state.step` into the key itself. Measures are scalars; one is
+        called "loss_nats" or "loss".
+      evaluate: (state, step) -> {name: number}, or None. Must not donate the state.
+      place: batch -> batch on the devices. The default puts it on the default device.
+      state_shapes: State of ShapeDtypeStructs with shardings, to restore into. None: a fresh state
+        is made and serves as the pattern, which costs its memory for a moment.
+      warm_up: Called once before the first step, for example to compile in the background.
+      describe: Rows (what, value) printed when the run starts.
+    """
+
+    name: str
+    init: Callable[[Any], TrainState]
+    batch_at: Callable[[int], tuple[str, dict[str, np.ndarray]]]
+    step_for: Callable[[str], StepFn]
+    evaluate: Callable[[TrainState, int], Mapping[str, Any] | None] | None = None
+    place: Callable[[dict[str, Any]], dict[str, Any]] = jax.device_put
+    state_shapes: TrainState | None = None
+    warm_up: Callable[[], None] | None = None
+    describe: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long to train and when to look up.
+
+    Attributes:
+      model_dir: Checkpoints, metrics and the config used; may be remote.
+      num_steps: Steps in all, counted from step 0 and not from a restart.
+      save_period: Steps between checkpoints; the last step is always saved.
+      eval_period: Steps between evaluations; 0 evaluates at the end only.
+      log_period: Steps between rows of metrics.
+      num_kept: Checkpoints kept.
+      seed: Of the one key of the run.
+    """
+
+    model_dir: str
+    num_steps: int
+    save_period: int = 500
+    eval_period: int = 0
+    log_period: int = 10
+    num_kept: int = 2
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("num_steps", "save_period", "log_period", "num_kept"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if not self.model_dir:
+            raise ValueError("model_dir is empty; name the folder for checkpoints and metrics.")
+
+
+class Stopped(SystemExit):
+    """SIGTERM came and the state is saved. Exit code 0: start again to continue."""
+
+    def __init__(self, step: int):
+        super().__init__(0)
+        self.step = step
+
+
+class NonFiniteLossError(ValueError):
+    """The loss or the parameters are not finite any more; says where and what to do."""
+
+
+def run(
+    program: Program,
+    config: LoopConfig,
+    meta: Callable[[int], Mapping[str, Any]] | None = None,
+) -> TrainState:
+    """Trains to the last step, or from where a killed run left off, and returns the final state.
+
+    Args:
+      program: What is trained.
+      config: Where to, how long.
+      meta: step -> JSON facts saved with that step's checkpoint (config, vocabulary, data
+        positions), read back by `checkpoint.read_meta`.
+
+    Raises:
+      NonFiniteLossError: naming the step and the last good checkpoint.
+      Stopped: after SIGTERM, once the state is saved.
+    """
+    key = jax.random.key(config.seed)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(config.model_dir, config.num_kept))
+        state, step = _begin(program, checkpoints, key)
+        if step >= config.num_steps:
+            return state
+        writer = stack.enter_context(MetricsWriter(config.model_dir, step))
+        progress = stack.enter_context(Progress(program.name, config.num_steps, step))
+        for what, value in program.describe:
+            progress.say(f"  {what}: {value}")
+        if step:
+            progress.say(f"  continuing from the checkpoint of step {step:,}")
+        if program.warm_up:
+            program.warm_up()
+        is_stopping = stack.enter_context(_sigterm())
+        batches = stack.enter_context(
+            Prefetch(program.batch_at, program.place, step, config.num_steps)
+        )
+        watch = _Watch(config, writer, progress, checkpoints)
+        steps = {}
+        for step, group, batch in batches:
+            if group not in steps:
+                steps[group] = program.step_for(group)
+            state, measures = steps[group](state, batch, key)
+            done = step + 1
+            watch.add(done, group, measures)
+            is_last = done == config.num_steps
+            if is_last or (config.eval_period and done % config.eval_period == 0):
+                watch.drain()
+                _evaluate(program, state, done, writer, progress)
+            must_stop = is_stopping() or checkpoints.reached_preemption(done)
+            if is_last or must_stop or done % config.save_period == 0:
+                watch.drain()
+                watch.check_state(state, done)
+                writer.flush()  # First the rows, so that a checkpoint never lacks its own.
+                checkpoints.save(state, dict(meta(done)) if meta else {})
+            if must_stop and not is_last:
+                checkpoints.wait()
+                progress.say(f"Stopped by SIGTERM; step {done:,} is saved. Start again to go on.")
+                raise Stopped(done)
+    return state
+
+
+def _begin(program: Program, checkpoints: Checkpoints, key: Any) -> tuple[TrainState, int]:
+    if program.state_shapes is not None:
+        state = checkpoints.restore_latest(program.state_shapes)
+        state = program.init(key) if state is None else state
+    else:
+        fresh = program.init(key)
+        state = checkpoints.restore_latest(fresh)
+        state = fresh if state is None else state
+    return state, int(state.step)
+
+
+def _evaluate(program, state, step, writer, progress) -> None:
+    if program.evaluate is None:
+        return
+    measures = program.evaluate(state, step)
+    if not measures:
+        return
+    writer.write(step, "eval", {name: float(value) for name, value in measures.items()})
+    words = ", ".join(f"{name} {float(value):.4g}" for name, value in measures.items())
+    progress.say(f"  step {step:,} held out: {words}")
+
+
+class _Watch:
+    """Reads measures a few steps late: rows for the writer, and the alarm for a bad loss."""
+
+    def __init__(self, config, writer, progress, checkpoints):
+        self._config, self._writer = config, writer
+        self._progress, self._checkpoints = progress, checkpoints
+        self._waiting = collections.deque()
+        self._window = collections.defaultdict(list)
+        self._window_start = (time.monotonic(), None)
+
+    def add(self, step: int, group: str, measures: dict[str, Any]) -> None:
+        self._waiting.append((step, group, measures))
+        while len(self._waiting) > _LAG_STEPS:
+            self._read_oldest()
+
+    def drain(self) -> None:
+        while self._waiting:
+            self._read_oldest()
+
+    def check_state(self, state: TrainState, step: int) -> None:
+        """Nothing that is not finite is ever saved, even where the loss does not show it yet."""
+        if not bool(_is_finite((state.params, state.opt_state, state.extra))):
+            raise NonFiniteLossError(
+                f"The parameters are not finite after step {step}, though the loss still was."
+                f" {self._way_out()}"
+            )
+
+    def _read_oldest(self) -> None:
+        step, group, measures = self._waiting.popleft()
+        values = {name: float(value) for name, value in jax.device_get(measures).items()}
+        for name in _WATCHED:
+            if not math.isfinite(values.get(name, 0.0)):
+                raise NonFiniteLossError(
+                    f"{name} is {values[name]} at step {step} (group {group}); steps up to"
+                    f" {step - 1} were finite. {self._way_out()}"
+                )
+        for name, value in values.items():
+            self._window[name].append(value)
+        loss = values.get("loss_nats", values.get("loss"))
+        self._window[f"loss/{group}"].append(loss)
+        self._progress.update(step, "" if loss is None else f"loss {loss:.4f}")
+        if step % self._config.log_period == 0 or step == self._config.num_steps:
+            self._write_window(step)
+
+    def _write_window(self, step: int) -> None:
+        # A measure that a group does not have is averaged over the steps that have it; a NaN of a
+        # step where it is undefined is left out.
+        row = {}
+        for name, values in self._window.items():
+            known = [value for value in values if value is not None and math.isfinite(value)]
+            if known:
+                row[name] = sum(known) / len(known)
+        now, before = time.monotonic(), self._window_start
+        if before[1] is not None:
+            row["steps_per_second"] = (step - before[1]) / max(1e-9, now - before[0])
+        self._window_start = (now, step)
+        self._window.clear()
+        self._writer.write(step, "train", row)
+
+    def _way_out(self) -> str:
+        self._checkpoints.wait()
+        good = self._checkpoints.latest_step()
+        kept = "There is no checkpoint yet"
+        if good is not None:
+            kept = f"The last good checkpoint is step {good} in {self._checkpoints.folder}"
+        return f"{kept}; lower the learning rate or the clip_norm and start again."
+
+
+@jax.jit
+def _is_finite(tree: Any) -> jax.Array:
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    checks = [jnp.isfinite(x).all() for x in leaves]
+    return jnp.stack(checks).all() if checks else jnp.asarray(True)
+
+
+@contextlib.contextmanager
+def _sigterm():
+    """Gives a function that says whether SIGTERM came; the old handler is put back at the end."""
+    received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield received.is_set  # Signals reach the main thread only; its owner has to stop us.
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: received.set())
+    try:
+        yield received.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,95 @@
+"""Measures on disk: one JSON line a row, and the same numbers for TensorBoard.
+
+A restarted run drops the rows after the step it restored, so that the files read as if nothing had
+happened.
+"""
+
+import json
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+FILE = "metrics.jsonl"
+
+
+class MetricsWriter:
+    """Writes MODEL_DIR/metrics.jsonl and MODEL_DIR/tensorboard. Use it in a `with`.
+
+    Rows are {"step": n, "kind": "train" or "eval", name: number, ...}. Remote folders get copies at
+    every `flush`, since object stores cannot append.
+    """
+
+    def __init__(self, model_dir: str, restored_step: int = 0):
+        from tensorboardX import SummaryWriter
+
+        self._final = epath.Path(model_dir)
+        self._is_remote = "://" in str(model_dir)
+        self._scratch = tempfile.TemporaryDirectory() if self._is_remote else None
+        local = self._scratch.name if self._scratch else model_dir
+        self._local = pathlib.Path(local)
+        self._local.mkdir(parents=True, exist_ok=True)
+        rows = [row for row in read_metrics(model_dir) if row["step"] <= restored_step]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        path = self._local / FILE
+        temporary = path.with_suffix(".partial")
+        temporary.write_text(text)
+        temporary.rename(path)
+        self._file = path.open("a")
+        self._board = SummaryWriter(
+            str(self._local / "tensorboard"), purge_step=restored_step + 1, write_to_disk=True
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Adds one row; values are numbers or short strings (strings stay out of TensorBoard)."""
+        row = {"step": step, "kind": kind}
+        for name, value in values.items():
+            row[name] = value if isinstance(value, str) else _plain(value)
+            if not isinstance(value, str):
+                self._board.add_scalar(f"{kind}/{name}", float(value), step)
+        self._file.write(json.dumps(row) + "\n")
+
+    def flush(self) -> None:
+        """Puts everything written so far on disk (and a copy at a remote MODEL_DIR)."""
+        self._file.flush()
+        self._board.flush()
+        if self._is_remote:
+            for path in self._local.rglob("*"):
+                if path.is_file():
+                    target = self._final / str(path.relative_to(self._local))
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(path.read_bytes())
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self.flush()
+        self._file.close()
+        self._board.close()
+        if self._scratch:
+            self._scratch.cleanup()
+
+
+def read_metrics(model_dir: str) -> list[dict[str, Any]]:
+    """Returns the rows of MODEL_DIR/metrics.jsonl in order; a torn last line is left out."""
+    path = epath.Path(model_dir) / FILE
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # The process died while it wrote this line.
+    return rows
+
+
+def _plain(value: Any) -> float | int:
+    return value if isinstance(value, int) else float(f"{float(value):.7g}")

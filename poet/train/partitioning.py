@@ -1,0 +1,171 @@
+"""The mesh, the table of logical axes, and where every array of a run lives."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax.core import meta
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("replica", "fsdp", "sequence", "tensor")
+
+# The mesh axes that split the rows of a batch.
+BATCH_AXES = ("replica", "fsdp")
+
+# Logical axis -> mesh axis. Within one array a mesh axis is used once, by the first logical axis
+# that asks for it: an activation [batch, length, embed] keeps embed whole, a kernel [embed, mlp]
+# splits it over fsdp.
+RULES = (
+    ("batch", BATCH_AXES),
+    ("length", "sequence"),
+    ("embed", "fsdp"),
+    ("heads", "tensor"),
+    ("kv", None),
+    ("mlp", "tensor"),
+    ("vocab", "tensor"),
+    ("layers", None),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How the devices are laid out; one axis may be -1 and takes all devices that are left."""
+
+    replica: int = 1
+    fsdp: int = -1
+    sequence: int = 1
+    tensor: int = 1
+
+
+def make_mesh(config: MeshConfig | None = None, devices: Any = None) -> Mesh:
+    """Returns the mesh over `devices` (default: all there are), axes as in MESH_AXES.
+
+    Raises:
+      ValueError: when the axes do not multiply to the number of devices.
+    """
+    config = config or MeshConfig()
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [getattr(config, name) for name in MESH_AXES]
+    if sizes.count(-1) == 1:
+        known = -math.prod(sizes)
+        sizes[sizes.index(-1)] = len(devices) // known if len(devices) % known == 0 else 0
+    if min(sizes) < 1 or math.prod(sizes) != len(devices):
+        asked = " x ".join(f"{name}={getattr(config, name)}" for name in MESH_AXES)
+        raise ValueError(
+            f"The mesh {asked} does not fit {len(devices)} device(s);"
+            " choose sizes whose product is the number of devices, or set one axis to -1."
+        )
+    return jax.make_mesh(
+        sizes, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 4, devices=devices
+    )
+
+
+def batch_ways(mesh: Mesh) -> int:
+    """Number of equal parts that a batch's rows are cut into."""
+    return math.prod(mesh.shape[name] for name in BATCH_AXES)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding that keeps a whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of every leaf of a batch: rows over replica and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def shard_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts a batch on the mesh; with several hosts each passes its own rows of the global batch.
+
+    Raises:
+      ValueError: when the rows do not divide among the devices.
+    """
+    sharding, ways = batch_sharding(mesh), batch_ways(mesh)
+    if jax.process_count() > 1:
+        return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    for name, value in batch.items():
+        if value.shape[0] % ways:
+            raise ValueError(
+                f"A batch of {value.shape[0]} rows ({name}) cannot be split over {ways} devices;"
+                f" use a multiple of {ways}, or a mesh with smaller replica x fsdp."
+            )
+    return jax.device_put(batch, sharding)
+
+
+def param_shardings(boxed: Any, mesh: Mesh, rules: Any = RULES) -> Any:
+    """Shardings of the unboxed parameters.
+
+    Args:
+      boxed: Shapes from `jax.eval_shape(model.init, ...)["params"]`, with flax's partitioning
+        boxes. Parameters without a box are replicated.
+      mesh: Where they go.
+      rules: Logical axis -> mesh axis.
+
+    A dimension that its mesh axes do not divide stays whole: a small model on a large mesh trains
+    rather than fails.
+    """
+    shardings = nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, list(rules))
+    return jax.tree.map(_drop_uneven, meta.unbox(boxed), shardings)
+
+
+def opt_state_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
+    """Shardings of an optax state, found by each leaf's path and shape.
+
+    A moment of the parameter's shape is sharded as the parameter. A factored one, with one
+    dimension less, keeps the axes of the dimensions it has. Everything else is replicated. (Boxed
+    parameters cannot go through optax for this: the boxes put a kernel's axes on factored rows.)
+    """
+    known = {}
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True
+    )
+    for (path, leaf), sharding in pairs:
+        known[_names(path)] = (leaf.shape, sharding)
+
+    def choose(path, leaf):
+        names = _names(path)
+        for start in range(len(names)):
+            if names[start:] in known:
+                shape, sharding = known[names[start:]]
+                return _matching(leaf.shape, shape, sharding, "v_row" in names)
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(choose, opt_state)
+
+
+def _names(path: Any) -> tuple[str, ...]:
+    def name(key):
+        for field in ("key", "name", "idx"):
+            if hasattr(key, field):
+                return str(getattr(key, field))
+        return str(key)
+
+    return tuple(name(key) for key in path)
+
+
+def _matching(shape, param_shape, sharding: NamedSharding, drops_last: bool) -> NamedSharding:
+    spec = tuple(sharding.spec) + (None,) * (len(param_shape) - len(sharding.spec))
+    if shape == param_shape:
+        return sharding
+    kept = []
+    for dropped in range(len(param_shape)):
+        dims = [dim for dim in range(len(param_shape)) if dim != dropped]
+        if tuple(param_shape[dim] for dim in dims) == shape:
+            kept.append(dims)
+    if not kept:
+        return replicated(sharding.mesh)
+    # Equal dimensions leave a choice: adafactor's v_row has lost the later one.
+    dims = kept[-1] if drops_last else kept[0]
+    return NamedSharding(sharding.mesh, PartitionSpec(*[spec[dim] for dim in dims]))
+
+
+def _drop_uneven(leaf: Any, sharding: NamedSharding) -> NamedSharding:
+    spec = []
+    for size, axes in zip(leaf.shape, tuple(sharding.spec), strict=False):
+        names = axes if isinstance(axes, tuple) else () if axes is None else (axes,)
+        ways = math.prod(sharding.mesh.shape[name] for name in names)
+        spec.append(axes if size % ways == 0 else None)
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))

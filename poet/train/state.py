@@ -1,0 +1,37 @@
+"""What a training run carries from step to step."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from poet.typing import Array, Int
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a checkpoint must hold to continue a run exactly.
+
+    Attributes:
+      step: Number of steps done, int32. The next step to train has this number.
+      params: Parameters, unboxed (no flax partitioning boxes).
+      opt_state: What optax keeps for them.
+      extra: Any other arrays that steps update, such as moving-average codebooks. Steps that need
+        nothing leave the empty dict.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    extra: Any = flax.struct.field(default_factory=dict)
+
+
+def create(params: Any, opt_state: Any, extra: Any = None) -> TrainState:
+    """Returns the state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, {} if extra is None else extra)
+
+
+def count_parameters(params: Any) -> int:
+    """Number of scalars in a tree of arrays (or of their shapes)."""
+    return sum(int(leaf.size) for leaf in jax.tree.leaves(params))

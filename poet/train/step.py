@@ -1,0 +1,66 @@
+"""One training step, pure: no files, no clocks, no globals.
+
+`jit`, shardings and donation are applied by `compile_step`; the loop owns everything else.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from poet.train.state import TrainState
+from poet.typing import Array, Float
+
+Batch = dict[str, Any]
+Measures = dict[str, Any]
+LossFn = Callable[[Any, Batch, Any], tuple[Any, Measures]]
+StepFn = Callable[[TrainState, Batch, Any], tuple[TrainState, Measures]]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: Any,
+    *,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """Returns the next state and scalar measures of this step.
+
+    Args:
+      state: Donated by `compile_step`: do not use it after the call.
+      batch: Global batch; all leaves share their first axis.
+      key: One key for the whole run. The step number is folded in here.
+      loss_fn: (params, batch, key) -> (mean nats per weighted token, measures).
+      tx: The optimizer, schedule included.
+    """
+    key = jax.random.fold_in(key, state.step)
+    (loss, measured), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    measured = measured | {
+        "loss_nats": loss,
+        "grad_norm": optax.global_norm(grads),
+        "update_norm": optax.global_norm(updates),
+    }
+    return TrainState(state.step + 1, params, opt_state, state.extra), measured
+
+
+def compile_step(step: StepFn, state_shardings: Any = None, batch_shardings: Any = None) -> StepFn:
+    """Returns `step` under jit: the state is donated and leaves sharded as it came.
+
+    Args:
+      step: (state, batch, key) -> (state, measures), for example `train_step` with its loss and
+        optimizer bound.
+      state_shardings: Tree (or prefix) of shardings of the state; None lets jit follow its inputs.
+      batch_shardings: The same for the batch.
+    """
+    if state_shardings is None:
+        return jax.jit(step, donate_argnums=0)
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(state_shardings, batch_shardings, None),
+        out_shardings=(state_shardings, None),
+    )
