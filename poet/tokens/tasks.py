@@ -1,0 +1,128 @@
+"""Tasks are values: what is given, what is asked for. Everything else follows from the plan."""
+
+import dataclasses
+from typing import Literal
+
+from poet.tokens import vocabulary
+
+Kind = Literal["text", "visual", "audio"]
+_KINDS = ("text", "visual", "audio")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A stretch of one field of a record.
+
+    Attributes:
+      kind: What the codes are; decides delimiters and id range.
+      field: Name of the record's field that fills it.
+      start: First latent frame (visual) or audio frame (audio) taken.
+      stop: One past the last; None goes to the end of the clip.
+    """
+
+    kind: Kind
+    field: str
+    start: int = 0
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise ValueError(f"Part kind {self.kind!r} is unknown; choose one of {_KINDS}.")
+        if self.start < 0 or (self.stop is not None and self.stop <= self.start):
+            raise ValueError(
+                f"Part of {self.field!r} takes frames [{self.start}, {self.stop}), which is empty"
+                " or negative; start must be 0 or more and below stop."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One thing the model learns.
+
+    Attributes:
+      name: Lower-case words joined by underscores.
+      prompt: Special id of the task, shared by tasks with the same kind of output.
+      inputs: What the prefix holds. Laid out as text, visual, audio whatever the order here.
+      outputs: What the model writes: visual, then audio.
+      ends: False leaves out the closing delimiters and <eos>, so that a longer output may follow.
+    """
+
+    name: str
+    prompt: int
+    inputs: tuple[Part, ...]
+    outputs: tuple[Part, ...]
+    ends: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", tuple(self.inputs))
+        object.__setattr__(self, "outputs", tuple(self.outputs))
+        task_ids = vocabulary.TASK
+        if not task_ids.start <= self.prompt < task_ids.stop:
+            raise ValueError(
+                f"Task {self.name!r} has prompt id {self.prompt}; task prompts are"
+                f" {task_ids.start} to {task_ids.stop - 1}. Pick a free one there."
+            )
+        kinds = [part.kind for part in self.outputs]
+        if not kinds or "text" in kinds or len(set(kinds)) != len(kinds):
+            raise ValueError(
+                f"Task {self.name!r} has outputs {kinds}; give one visual part, one audio part"
+                " or both."
+            )
+        if [part.kind for part in self.inputs].count("text") > 1:
+            raise ValueError(f"Task {self.name!r} has more than one text input; give one.")
+
+    @property
+    def has_text(self) -> bool:
+        """Whether a text block stands in the prefix (and guidance has something to leave out)."""
+        return any(part.kind == "text" for part in self.inputs)
+
+    @property
+    def uses_audio(self) -> bool:
+        """Whether a record needs sound to serve this task."""
+        return any(part.kind == "audio" for part in self.inputs + self.outputs)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the record fields it reads, each once."""
+        return tuple(dict.fromkeys(part.field for part in self.inputs + self.outputs))
+
+
+TEXT = Part("text", "text_ids")
+
+
+def _video(name: str, *inputs: Part, start: int = 0) -> Task:
+    return Task(name, vocabulary.VIDEO, inputs, (Part("visual", "visual", start),))
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        _video("text_to_video", TEXT),
+        # No closing tokens: the same prompt may go on and write the rest of a video
+        # (paper, section on text-to-image; spec section 2.4).
+        Task(
+            "text_to_image",
+            vocabulary.VIDEO,
+            (TEXT,),
+            (Part("visual", "visual", 0, 1),),
+            ends=False,
+        ),
+        _video("image_to_video", TEXT, Part("visual", "visual", 0, 1), start=1),
+        # 3 latent frames = 9 frames, about one second (spec section 9, row 10).
+        _video("future_prediction", Part("visual", "visual", 0, 3), start=3),
+        _video("unconditional"),
+        Task(
+            "video_to_audio",
+            vocabulary.VIDEO_TO_AUDIO,
+            (Part("visual", "visual"),),
+            (Part("audio", "audio"),),
+        ),
+    )
+}
+
+
+def get(name: str) -> Task:
+    """The built-in task of that name; ValueError lists the known ones."""
+    if name not in TASKS:
+        raise ValueError(f"Unknown task {name!r}; choose one of {', '.join(sorted(TASKS))}.")
+    return TASKS[name]
