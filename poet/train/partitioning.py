@@ -119,10 +119,8 @@ def opt_state_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh)
     parameters cannot go through optax for this: the boxes put a kernel's axes on factored rows.)
     """
     known = {}
-    pairs = zip(
-        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True
-    )
-    for (path, leaf), sharding in pairs:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
         known[_names(path)] = (leaf.shape, sharding)
 
     def choose(path, leaf):

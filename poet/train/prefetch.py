@@ -9,7 +9,9 @@ _AHEAD = 3
 
 
 class Prefetch:
-    """Iterates over (step, group, batch on the devices) for steps [start, stop). Use it in a `with`.
+    """Iterates over (step, group, batch on the devices) for steps [start, stop).
+
+    Use it in a `with`.
 
     An exception of the thread is raised where the batch would have come.
     """
