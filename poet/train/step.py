@@ -41,8 +41,8 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     measured = measured | {
         "loss_nats": loss,
-        "grad_norm": optax.global_norm(grads),
-        "update_norm": optax.global_norm(updates),
+        "grad_norm": optax.tree.norm(grads),
+        "update_norm": optax.tree.norm(updates),
     }
     return TrainState(state.step + 1, params, opt_state, state.extra), measured
 

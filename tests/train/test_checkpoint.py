@@ -1,0 +1,91 @@
+"""Checkpoints: exact, whole or absent, readable without the program that wrote them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from poet.train import checkpoint, state
+
+
+def make_state(step, width=8):
+    params = {"a": {"kernel": jnp.full((width, 4), 0.1 * step)}, "b": jnp.arange(3.0)}
+    made = state.create(params, optax.adam(1e-3).init(params), {"codes": jnp.ones((2, 2))})
+    return made.replace(step=jnp.asarray(step, jnp.int32))
+
+
+def save(folder, *steps):
+    with checkpoint.Checkpoints(folder) as checkpoints:
+        for step in steps:
+            checkpoints.save(make_state(step), {"words": f"step {step}"})
+
+
+def test_round_trip_is_exact_and_keeps_the_newest(tmp_path):
+    save(tmp_path, 1, 2, 3)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        read = checkpoints.restore_latest(make_state(0))
+    jax.tree.map(np.testing.assert_array_equal, read, make_state(3))
+    assert jax.tree.structure(read) == jax.tree.structure(make_state(3))
+    assert checkpoint.newest_step(tmp_path) == 3
+    assert checkpoint.read_meta(tmp_path) == {"words": "step 3", "step": 3}
+    assert checkpoint.read_meta(tmp_path, step=2)["words"] == "step 2"
+
+
+def test_a_state_may_be_donated_right_after_save(tmp_path):
+    change = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    now, want = make_state(5), make_state(5)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(now, {})
+        for _ in range(5):
+            now = change(now)
+        checkpoints.wait()
+        read = checkpoints.restore_latest(make_state(0))
+    jax.tree.map(np.testing.assert_array_equal, read, want)
+
+
+def test_params_load_alone(tmp_path):
+    save(tmp_path, 4)
+    params = checkpoint.load_params(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, params, make_state(4).params)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_a_damaged_newest_step_falls_back(tmp_path, damage):
+    save(tmp_path, 1, 2)
+    for path in (tmp_path / checkpoint.FOLDER / "2").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[:5]) if damage == "truncate" else path.unlink()
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        read = checkpoints.restore_latest(make_state(0))
+        assert int(read.step) == 1
+        checkpoints.save(make_state(2), {"again": True})
+    assert checkpoint.read_meta(tmp_path) == {"again": True, "step": 2}
+
+
+def test_a_half_written_step_is_not_a_checkpoint(tmp_path):
+    save(tmp_path, 1)
+    half = tmp_path / checkpoint.FOLDER / "2.orbax-checkpoint-tmp"
+    (half / "params").mkdir(parents=True)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert int(checkpoints.restore_latest(make_state(0)).step) == 1
+    assert checkpoint.newest_step(tmp_path) == 1
+
+
+def test_another_model_is_refused(tmp_path):
+    save(tmp_path, 1)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(ValueError, match="No checkpoint under .* fits this model"):
+            checkpoints.restore_latest(make_state(0, width=16))
+    assert checkpoint.newest_step(tmp_path) == 1
+
+
+def test_nothing_there_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="holds no checkpoint; expected a MODEL_DIR"):
+        checkpoint.load_params(tmp_path / "absent")
+
+
+def test_an_unwritable_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="Checkpoints cannot be written to"):
+        checkpoint.Checkpoints(tmp_path / "file")

@@ -1,0 +1,152 @@
+"""The loop on a toy program: resume, signals, bad losses, files."""
+
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import toy_program
+
+from poet.train import checkpoint, loop, metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+NUM_STEPS = 60
+
+
+def run(folder, num_steps=NUM_STEPS, **changes):
+    return loop.run(toy_program.make(num_steps), toy_program.config(folder, num_steps, **changes))
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def rows_without_time(folder):
+    rows = metrics.read_metrics(folder)
+    return [{k: v for k, v in row.items() if k != "steps_per_second"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return run(folder), folder
+
+
+def start(folder, num_steps, pause_s):
+    command = [sys.executable, toy_program.__file__, str(folder), str(num_steps), str(pause_s)]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(condition, process, seconds=60):
+    for _ in range(int(seconds / 0.01)):
+        if condition() or process.poll() is not None:
+            return
+        time.sleep(0.01)
+    raise AssertionError("waited too long")
+
+
+def test_restart_in_one_process_is_bit_equal(tmp_path, undisturbed):
+    stopped_at = toy_program.make(NUM_STEPS, bad_step=47)
+    with pytest.raises(loop.NonFiniteLossError):
+        loop.run(stopped_at, toy_program.config(tmp_path, NUM_STEPS))
+    assert checkpoint.newest_step(tmp_path) == 40
+    want, folder = undisturbed
+    assert_same(run(tmp_path), want)
+    assert rows_without_time(tmp_path) == rows_without_time(folder)
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_sigkill_anywhere_ends_the_same(tmp_path, undisturbed, seed):
+    draw = random.Random(seed)
+    # The first kill comes while checkpoint 10, 20 or 30 may be half-way to the disk.
+    for first_seen in (10, 30):
+        process = start(tmp_path, NUM_STEPS, 0.03)
+        folder = tmp_path / checkpoint.FOLDER
+        wait_for(lambda seen=first_seen, at=folder: any(at.glob(f"{seen}*")), process)
+        time.sleep(draw.random() * 0.3)
+        process.kill()
+        process.communicate()
+    out, _ = start(tmp_path, NUM_STEPS, 0.0).communicate(timeout=120)
+    assert "finished" in out, out
+    want, folder = undisturbed
+    assert_same(checkpoint.load_params(tmp_path), want.params)
+    assert rows_without_time(tmp_path) == rows_without_time(folder)
+
+
+def test_sigterm_saves_and_exits_zero(tmp_path, undisturbed):
+    process = start(tmp_path, NUM_STEPS, 0.05)
+    wait_for(lambda: (tmp_path / metrics.FILE).exists(), process)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert "Stopped by SIGTERM" in out and "finished" not in out
+    assert 0 < checkpoint.newest_step(tmp_path) < NUM_STEPS
+    assert_same(run(tmp_path), undisturbed[0])
+
+
+def test_non_finite_loss_names_step_and_last_good_checkpoint(tmp_path):
+    with pytest.raises(
+        loop.NonFiniteLossError, match=r"at step 28 .*up to 27.*checkpoint is step 20"
+    ):
+        loop.run(toy_program.make(60, bad_step=27), toy_program.config(tmp_path, 60))
+    assert np.isfinite(checkpoint.load_params(tmp_path)["w"]).all()
+
+
+def test_non_finite_loss_before_any_checkpoint(tmp_path):
+    with pytest.raises(loop.NonFiniteLossError, match="There is no checkpoint yet"):
+        loop.run(toy_program.make(60, bad_step=3), toy_program.config(tmp_path, 60))
+
+
+def test_non_finite_parameters_are_never_saved(tmp_path):
+    with pytest.raises(loop.NonFiniteLossError, match="parameters are not finite after step 10"):
+        loop.run(toy_program.make(20, bad_params=True), toy_program.config(tmp_path, 20))
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        checkpoint.newest_step(tmp_path)
+
+
+def test_a_finished_run_returns_its_state_at_once(undisturbed):
+    want, folder = undisturbed
+    before = (folder / metrics.FILE).read_bytes()
+    assert_same(run(folder), want)
+    assert (folder / metrics.FILE).read_bytes() == before
+    assert int(want.extra["seen"]) == NUM_STEPS * 8
+
+
+def test_batch_errors_reach_the_caller(tmp_path):
+    program = toy_program.make(20)
+
+    def broken(step):
+        raise ValueError(f"no batch {step}")
+
+    import dataclasses
+
+    with pytest.raises(ValueError, match="no batch 0"):
+        loop.run(dataclasses.replace(program, batch_at=broken), toy_program.config(tmp_path, 20))
+
+
+@pytest.mark.parametrize("name", ["num_steps", "save_period", "log_period", "num_kept"])
+def test_loop_settings_are_checked(name):
+    settings = {"model_dir": "somewhere", "num_steps": 10} | {name: 0}
+    with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+        loop.LoopConfig(**settings)
+
+
+def test_metrics_are_complete(undisturbed):
+    rows = metrics.read_metrics(undisturbed[1])
+    train = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in train] == list(range(5, NUM_STEPS + 1, 5))
+    assert {"loss_nats", "grad_norm", "loss/odd"} <= set().union(*train)
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [20, 40, 60]
