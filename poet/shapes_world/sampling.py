@@ -27,7 +27,9 @@ def sample_clips(seed: int, split: str, count: int, start: int = 0) -> list[worl
     stream = SPLITS.index(split)
     order = np.random.default_rng([seed, stream]).permutation(len(combinations))
     return [
-        _sample_clip(split, index, combinations, order, np.random.default_rng([seed, stream, index]))
+        _sample_clip(
+            split, index, combinations, order, np.random.default_rng([seed, stream, index])
+        )
         for index in range(start, start + count)
     ]
 
