@@ -99,12 +99,16 @@ use_pip() {
   INSTALL=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
 }
 
+# "compat" puts the checkout itself on the path. The default (an import hook) loses to any folder
+# named poet in the current directory.
+AS_PATH=(--config-settings editable_mode=compat)
+
 install_all() {
   local lock=$1
   shift
   "${INSTALL[@]}" -r "$lock" &&
-    "${INSTALL[@]}" --no-deps --no-build-isolation --editable . &&
-    { [ -z "${EXTRAS:-}" ] || "${INSTALL[@]}" --no-build-isolation -c "$lock" --editable ".[$EXTRAS]"; }
+    "${INSTALL[@]}" --no-deps --no-build-isolation "${AS_PATH[@]}" --editable . &&
+    { [ -z "${EXTRAS:-}" ] || "${INSTALL[@]}" --no-build-isolation "${AS_PATH[@]}" -c "$lock" --editable ".[$EXTRAS]"; }
 }
 
 install_locked() {
