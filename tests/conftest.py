@@ -1,0 +1,34 @@
+"""Settings of every test: four CPU devices, no silent broadcasting, fixed seeds.
+
+Nothing of poet may be imported here at the top: the jaxtyping plugin checks shapes only in modules
+that are imported after it has started.
+"""
+
+import os
+import random
+
+# Before jax is imported anywhere; a user may still ask for another platform.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# TensorFlow's banner and its oneDNN notice would hide real messages of failing tests.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds():
+    """A test that forgets to seed is still the same test each time."""
+    random.seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture
+def key():
+    """A JAX key for tests that do not care which."""
+    return jax.random.key(0)
