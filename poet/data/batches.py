@@ -1,0 +1,251 @@
+"""Batches by alternating gradient descent: one task a step, groups of equal plan, no padding.
+
+Each step draws one task by its weight; tasks with the same plan form a group, which has its own
+static shapes, its own batch size and its own compiled step. Batch sizes keep the tokens of a step
+level across groups. (AGD: paper, section on training; spec/videopoet.md section 4.5.)
+
+Everything about step s follows from (seed, s): the task, the records, the dropped texts. Two runs,
+or a run and its resumption, or hosts of one run, never need to agree on anything else.
+"""
+
+import warnings
+
+import numpy as np
+
+from poet.data import order
+from poet.data.groups import AgdConfig, SequenceSizes, SharedTasks, make_groups, phase_shares
+from poet.data.records import Dataset
+from poet.tokens import sequence
+
+Batch = dict[str, np.ndarray]
+_STEPS_PER_BLOCK = 4096
+
+
+class AgdBatches:
+    """The batches of a run, by step. Tasks that no record serves are left out with a warning.
+
+    Args:
+      dataset: from `open_dataset`.
+      tasks: (task, share) pairs, from `registry.resolve`.
+      sizes: what plans are made of; must fit the dataset's ids.
+      text_tokenizer: `.encode(caption) -> int32 [text_slots]`; may be None without text tasks.
+      config: how batches are drawn.
+
+    Attributes:
+      groups: name -> Group, most frequent first.
+      left_out: task name -> why it is not trained.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        tasks: SharedTasks,
+        sizes: SequenceSizes,
+        text_tokenizer,
+        config: AgdConfig,
+    ):
+        _check_dataset(dataset, sizes)
+        self._dataset, self._sizes, self._config = dataset, sizes, config
+        self._text_tokenizer = text_tokenizer
+        self.left_out: dict[str, str] = {}
+        self._records: dict[tuple[str, str], np.ndarray] = {}
+        tasks = self._tasks_with_records(tasks)
+        self._entries = [entry for entry, _ in tasks]
+        self._cumulative = np.cumsum(phase_shares(tasks, config.curriculum), axis=1)
+        self.groups, self._group_of = make_groups(tasks, sizes, config)
+        # _draw_counts[b][k]: draws of task k before step b * _STEPS_PER_BLOCK.
+        self._draw_counts = [np.zeros(len(tasks), np.int64)]
+
+    def group_at(self, step: int) -> str:
+        """Name of the group that trains at a step; equal on all hosts."""
+        return self._group_of[self._entries[self._draws(step, step + 1)[0]].name]
+
+    def batch_at(self, step: int) -> tuple[str, Batch]:
+        """(group name, this process's rows of the batch) of a step, as numpy.
+
+        The batch holds decoder_input_tokens and decoder_target_tokens int32 [B, L-1],
+        decoder_loss_weights float32 [B, L-1], text_ids int32 [B, slots] (no slots for a task
+        without text) and text_is_dropped bool [B].
+        """
+        task = int(self._draws(step, step + 1)[0])
+        entry = self._entries[task]
+        group = self.groups[self._group_of[entry.name]]
+        first = int(self._count_before(step)[task]) * group.batch_size
+        positions = self._rows(group.batch_size) + first
+        return group.name, self._batch(entry, group, positions)
+
+    def positions(self, step: int) -> dict[str, dict[str, int]]:
+        """Where each task stands before a step: examples seen, epochs finished (JSON-able)."""
+        found = {}
+        for entry, count in zip(self._entries, self._count_before(step), strict=True):
+            seen = int(count) * self.groups[self._group_of[entry.name]].batch_size
+            num_records = len(self._records[entry.name, self._config.split])
+            found[entry.name] = {"examples": seen, "epochs": seen // num_records}
+        return found
+
+    def eval_batches(self, task_name: str, split: str, count: int) -> list[tuple[str, Batch]]:
+        """The first `count` examples of a task in a fixed order, each once, texts kept.
+
+        Every batch has the group's training shape, so that no new program is compiled; rows past
+        the last example repeat earlier ones with loss weights of 0. No examples, no batches.
+        """
+        entry = next((entry for entry in self._entries if entry.name == task_name), None)
+        if entry is None:
+            names = [entry.name for entry in self._entries]
+            raise ValueError(f"Task {task_name!r} is not trained here, expected one of {names}.")
+        num_records = len(self._served(entry, split))
+        count = min(count, num_records)
+        group, batches = self.groups[self._group_of[task_name]], []
+        for first in range(0, count, group.batch_size):
+            positions = first + self._rows(group.batch_size)
+            batch = self._batch(entry, group, positions % count, split=split)
+            is_past = positions >= count
+            batch["decoder_loss_weights"][is_past] = 0
+            batches.append((group.name, batch))
+        return batches
+
+    def describe(self) -> list[dict[str, object]]:
+        """One row a group: sizes, share of the steps early and late, records, token level."""
+        shares = np.diff(self._cumulative, axis=1, prepend=0)
+        index = {entry.name: at for at, entry in enumerate(self._entries)}
+        rows = []
+        for group in self.groups.values():
+            members = [index[name] for name in group.task_names]
+            early, late = shares[0, members].sum(), shares[-1, members].sum()
+            num_records = [len(self._served(self._entries[k], self._config.split)) for k in members]
+            rows.append(
+                {
+                    "group": group.name,
+                    "tasks": ", ".join(group.task_names),
+                    "prefix": group.plan.prefix_length,
+                    "length": group.plan.length,
+                    "batch": group.batch_size,
+                    "tokens": group.tokens_per_step,
+                    "off_level": group.tokens_per_step / self._config.batch_tokens - 1,
+                    "share": float(late) if early == late else (float(early), float(late)),
+                    "records": sum(num_records),
+                }
+            )
+        return rows
+
+    def _tasks_with_records(self, tasks):
+        kept = []
+        for entry, share in tasks:
+            if len(self._served(entry, self._config.split)):
+                kept.append((entry, share))
+                continue
+            wants = " and ".join(sorted(entry.needs)) or "anything"
+            self.left_out[entry.name] = (
+                f"no record of split {self._config.split!r} has {wants}"
+            )
+        if not kept:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
+            raise ValueError(
+                f"No task can be trained on {self._dataset.directory} ({reasons})."
+                " Choose tasks that fit the data, or prepare clips that have what they need."
+            )
+        for name, reason in self.left_out.items():
+            warnings.warn(f"Task {name} is left out: {reason}.", stacklevel=3)
+        return kept
+
+    def _served(self, entry, split) -> np.ndarray:
+        """Positions of the records that a task can use."""
+        key = (entry.name, split)
+        if key not in self._records:
+            self._records[key] = self._dataset.having(split, entry.needs)
+        return self._records[key]
+
+    def _draws(self, start, stop) -> np.ndarray:
+        """Index of the task drawn at each of the steps [start, stop)."""
+        steps = np.arange(start, stop)
+        draws = order.uniform_at(self._config.seed, "task", steps)
+        curriculum, phase = self._config.curriculum, np.zeros(len(steps), np.int64)
+        if curriculum is not None:
+            phase = (steps >= curriculum.switch_at * curriculum.num_steps).astype(np.int64)
+        tasks = (draws[:, None] >= self._cumulative[phase]).sum(axis=1)
+        # The last sum may miss 1 by rounding.
+        return np.minimum(tasks, len(self._entries) - 1)
+
+    def _count_before(self, step) -> np.ndarray:
+        """How often each task was drawn before a step."""
+        num_tasks = len(self._entries)
+        block = step // _STEPS_PER_BLOCK
+        while len(self._draw_counts) <= block:
+            start = (len(self._draw_counts) - 1) * _STEPS_PER_BLOCK
+            drawn = self._draws(start, start + _STEPS_PER_BLOCK)
+            counts = np.bincount(drawn, minlength=num_tasks)
+            self._draw_counts.append(self._draw_counts[-1] + counts)
+        drawn = self._draws(block * _STEPS_PER_BLOCK, step)
+        return self._draw_counts[block] + np.bincount(drawn, minlength=num_tasks)
+
+    def _rows(self, batch_size) -> np.ndarray:
+        """Rows of the global batch that belong to this process."""
+        num_rows = batch_size // self._config.process_count
+        return np.arange(num_rows) + num_rows * self._config.process_index
+
+    def _batch(self, entry, group, positions, split=None) -> Batch:
+        """Assembles the examples at positions of a task's order; `split` means evaluation."""
+        seed = self._config.seed if split is None else 0
+        split_name = split or self._config.split
+        records = self._served(entry, split_name)
+        at = order.index_at(seed, order_stream(entry.name, split_name), positions, len(records))
+        fields = [
+            entry.objective(
+                self._dataset.read(split_name, index), entry.task, self._text_tokenizer
+            )
+            for index in records[at]
+        ]
+        batch = sequence.assemble(group.plan, _stack(entry.name, fields))
+        batch = {name: np.array(values) for name, values in batch.items()}
+        batch["text_is_dropped"] = np.zeros(len(positions), bool)
+        if split is None and entry.task.has_text:
+            batch["text_is_dropped"] = text_is_dropped(
+                seed, entry.name, positions, self._config.text_dropout
+            )
+        return batch
+
+
+def order_stream(task_name: str, split: str) -> str:
+    """The name of a task's order over a split (see `order.index_at`)."""
+    return f"order/{split}/{task_name}"
+
+
+def text_is_dropped(seed: int, task_name: str, positions, text_dropout: float) -> np.ndarray:
+    """Bool of each position in a task's order: whether this example loses its text."""
+    return order.uniform_at(seed, f"text_dropout/{task_name}", positions) < text_dropout
+
+
+def _stack(task_name, fields: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    stacked = {}
+    for name in fields[0]:
+        arrays = [example[name] for example in fields]
+        shapes = {array.shape for array in arrays}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"Records of one batch of {task_name!r} have {name} ids of different shapes"
+                f" {sorted(shapes)}, expected one shape. Prepare all clips at one size."
+            )
+        stacked[name] = np.stack(arrays)
+    return stacked
+
+
+def _check_dataset(dataset: Dataset, sizes: SequenceSizes):
+    """ValueError unless clips and images of the dataset have the size of the plan."""
+    grid = sizes.clip.grid
+    fits = {"x".join(map(str, grid)), "x".join(map(str, (1, *grid[1:])))}
+    for split, facts in dataset.summary["splits"].items():
+        strangers = sorted(set(facts["visual_shapes"]) - fits)
+        if strangers:
+            raise ValueError(
+                f"Split {split!r} of {dataset.directory} holds visual ids of shape"
+                f" {', '.join(strangers)}, the model's clips have {' or '.join(sorted(fits))}"
+                " (frames x rows x columns). Prepare the clips at the model's size, or choose the"
+                " model's clip size to fit."
+            )
+    has_sound = any(facts["num_with_audio"] for facts in dataset.summary["splits"].values())
+    num_levels = dataset.summary["audio_levels"]
+    if sizes.sound is not None and has_sound and num_levels != sizes.sound.num_levels:
+        raise ValueError(
+            f"{dataset.directory} has {num_levels} audio levels, the model"
+            f" {sizes.sound.num_levels}. Use the audio tokenizer that the model was made for."
+        )

@@ -1,0 +1,163 @@
+"""The groups of a run: sizes, plans, batch sizes and shares, all known before the first step."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from poet.data import registry
+from poet.data.objectives import is_image_task
+from poet.tokens import sequence
+from poet.tokens.clip import ClipShape, SoundShape
+from poet.tokens.sequence import SequencePlan
+from poet.tokens.tasks import Task
+from poet.tokens.vocabulary import Vocabulary
+
+SharedTasks = Sequence[tuple[registry.TaskEntry, float]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceSizes:
+    """The sizes that turn a task into a plan; they come from the tokenizers in use."""
+
+    clip: ClipShape
+    sound: SoundShape | None
+    text_slots: int
+    vocabulary: Vocabulary
+
+    def plan(self, task: Task) -> SequencePlan:
+        """The plan of a task at these sizes."""
+        return sequence.plan(task, self.clip, self.sound, self.text_slots, self.vocabulary)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curriculum:
+    """Shares of image and video steps: `early_image_share` first, `late_image_share` after.
+
+    The paper trains 90 % on images during the first quarter of the steps, then 10 %.
+    """
+
+    num_steps: int
+    switch_at: float = 0.25
+    early_image_share: float = 0.9
+    late_image_share: float = 0.1
+
+    def __post_init__(self):
+        for name in ("switch_at", "early_image_share", "late_image_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"Curriculum.{name} must be a share from 0 to 1, got {getattr(self, name)}."
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AgdConfig:
+    """How batches are drawn.
+
+    Attributes:
+      batch_tokens: tokens of a step over all hosts; each group's batch size comes near it.
+      seed: of tasks, order and text dropout.
+      split: of the dataset.
+      data_parallel_size: batch sizes are multiples of this.
+      process_index: this host; it gets its rows of each global batch.
+      process_count: hosts; divides data_parallel_size.
+      text_dropout: share of the examples of a text task that lose their text.
+      curriculum: schedule over image and video tasks; None keeps the weights as they are.
+    """
+
+    batch_tokens: int
+    seed: int = 0
+    split: str = "train"
+    data_parallel_size: int = 1
+    process_index: int = 0
+    process_count: int = 1
+    text_dropout: float = 0.1
+    curriculum: Curriculum | None = None
+
+    def __post_init__(self):
+        if self.batch_tokens < 1 or self.data_parallel_size < 1:
+            raise ValueError(
+                f"batch_tokens={self.batch_tokens} and data_parallel_size="
+                f"{self.data_parallel_size} must be at least 1."
+            )
+        if not 0 <= self.text_dropout <= 1:
+            raise ValueError(
+                f"text_dropout must be a share from 0 to 1, got {self.text_dropout}."
+                " The paper's classifier-free guidance uses 0.1."
+            )
+        if (
+            not 0 <= self.process_index < self.process_count
+            or self.data_parallel_size % self.process_count
+        ):
+            raise ValueError(
+                f"Process {self.process_index} of {self.process_count} cannot get equal rows of"
+                f" batches that are multiples of {self.data_parallel_size}. Choose a"
+                " data_parallel_size that the number of processes divides."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """Tasks with one plan, one batch size and one compiled step."""
+
+    name: str
+    plan: SequencePlan
+    batch_size: int
+    task_names: tuple[str, ...]
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of the global batch, prefix included."""
+        return self.batch_size * self.plan.length
+
+
+def group_batch_size(batch_tokens: int, length: int, data_parallel_size: int) -> int:
+    """The multiple of data_parallel_size, at least one, whose tokens come nearest batch_tokens."""
+    multiples = round(batch_tokens / (length * data_parallel_size))
+    return max(1, multiples) * data_parallel_size
+
+
+def make_groups(
+    tasks: SharedTasks, sizes: SequenceSizes, config: AgdConfig
+) -> tuple[dict[str, Group], dict[str, str]]:
+    """Groups by name, most frequent first, and the group of each task."""
+    members: dict[Task, list[tuple[registry.TaskEntry, float]]] = {}
+    for entry, share in tasks:
+        # A plan depends on everything in a task but its name.
+        key = dataclasses.replace(entry.task, name="")
+        members.setdefault(key, []).append((entry, share))
+    groups, group_of = {}, {}
+    by_share = sorted(members.values(), key=lambda group: -sum(share for _, share in group))
+    for group in by_share:
+        first = group[0][0]
+        plan = sizes.plan(first.task)
+        groups[first.name] = Group(
+            name=first.name,
+            plan=plan,
+            batch_size=group_batch_size(
+                config.batch_tokens, plan.length, config.data_parallel_size
+            ),
+            task_names=tuple(entry.name for entry, _ in group),
+        )
+        group_of.update({entry.name: first.name for entry, _ in group})
+    return groups, group_of
+
+
+def phase_shares(tasks: SharedTasks, curriculum: Curriculum | None) -> np.ndarray:
+    """Float64 [phases, tasks]: share of the steps, one row without and two rows with a curriculum."""
+    shares = np.array([share for _, share in tasks], np.float64)
+    is_image = np.array([is_image_task(entry.task) for entry, _ in tasks])
+    if curriculum is None:
+        return shares[None] / shares.sum()
+    rows = []
+    for image_share in (curriculum.early_image_share, curriculum.late_image_share):
+        row = shares / shares.sum()
+        # With only one of the two kinds there is nothing to schedule.
+        if is_image.any() and not is_image.all():
+            row = np.where(
+                is_image,
+                image_share * shares / shares[is_image].sum(),
+                (1 - image_share) * shares / shares[~is_image].sum(),
+            )
+        rows.append(row)
+    return np.stack(rows)
