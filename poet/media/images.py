@@ -1,4 +1,4 @@
-"""Still images: PNG and JPEG files to and from arrays."""
+"""Still images: PNG and JPEG files to and from arrays. Axes: Y rows, X columns."""
 
 import os
 from pathlib import Path
@@ -25,3 +25,41 @@ def write_image(path: str | os.PathLike, pixels: UInt8[np.ndarray, "Y X 3"]) -> 
         raise ValueError(f"Images are written as .png or .jpg, got {path}; change the name.")
     with temporary_sibling(path) as temporary:
         Image.fromarray(pixels).save(temporary, quality=95)
+
+
+def read_image(
+    path: str | os.PathLike, height_px: int | None = None, width_px: int | None = None
+) -> UInt8[np.ndarray, "Y X 3"]:
+    """Returns RGB pixels, upright as the EXIF tag says, over white where transparent.
+
+    With a size, the largest centred part of that shape is cut out and resized with antialiasing,
+    as `read_video` does it.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if (height_px is None) != (width_px is None) or (height_px or 1) < 1 or (width_px or 1) < 1:
+        raise ValueError(
+            f"height_px and width_px must both be positive or both be None, got {height_px} and "
+            f"{width_px}."
+        )
+    if not os.path.isfile(path):
+        raise MediaError(f"There is no file {path}; check the name.")
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGBA")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise MediaError(
+            f"{path} is not a readable image ({type(error).__name__}); give a PNG or JPEG file."
+        ) from error
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if height_px is not None:
+        image = ImageOps.fit(image, (width_px, height_px), _kernel(image, height_px, width_px))
+    return np.asarray(image)
+
+
+def _kernel(image, height_px: int, width_px: int):
+    """Averages areas when shrinking, interpolates when enlarging."""
+    from PIL import Image
+
+    shrinks = height_px <= image.height and width_px <= image.width
+    return Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
