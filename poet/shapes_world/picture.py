@@ -18,8 +18,10 @@ MIN_COLOUR_COSINE = 0.92
 MAX_OTHER_COLOUR = 0.2
 MAX_STRAY = 0.15
 HALF_EXTENT_RANGE = (0.09, 0.31)
-MIN_FRAME_OVERLAP = 0.5
-MIN_SHAPE_OVERLAP = 0.7
+MIN_FRAME_OVERLAP = 0.55
+MIN_MEAN_OVERLAP = 0.75
+# Drawings are compared sharp and blurred: a soft edge is a fault of the codec, not of the outline.
+BLURS_W = (0.0, 0.02, 0.03, 0.04)
 
 # Larger pictures are averaged down by a whole factor, to no less than this.
 _WORKING_SIZE_PX = 64
@@ -77,8 +79,10 @@ def track(frames: UInt8[np.ndarray, "T Y X 3"]) -> Track:
         (f"frame {int(np.argmax(bad))} holds {words}" for bad, words in problems if bad.any()), ""
     )
     mean_overlap = float(overlaps.mean())
+    if not reason and mean_overlap < MIN_MEAN_OVERLAP:
+        reason = "the clip holds an outline like none of the shapes"
     return Track(
-        shape=world.NONE if reason or mean_overlap < MIN_SHAPE_OVERLAP else shape,
+        shape=world.NONE if reason else shape,
         colour=world.NONE if reason else _name_colour(mean_offset),
         reason=reason,
         centres=np.where(is_bad[:, None], np.nan, centres),
@@ -100,11 +104,8 @@ def _shrink(frames) -> Float[np.ndarray, "T Y X 3"]:
             f"The checker expects square frames of at least {render.MIN_SIZE_PX} px, got "
             f"{size} x {frames.shape[2]}; scale or crop them first."
         )
-    factor = (
-        max(f for f in range(1, size + 1) if size % f == 0 and size // f >= _WORKING_SIZE_PX)
-        if size >= _WORKING_SIZE_PX
-        else 1
-    )
+    factors = [f for f in range(1, size + 1) if size % f == 0 and size // f >= _WORKING_SIZE_PX]
+    factor = max(factors, default=1)
     small = size // factor
     pixels = frames.reshape(len(frames), small, factor, small, factor, 3).astype(np.float32)
     offset = pixels.mean(axis=(2, 4)) - world.LOW_LEVEL
@@ -178,7 +179,7 @@ def _fit_shape(alpha):
     """Best shape over all frames: (word, centres [T, 2], half extents [T], overlaps [T]).
 
     Each shape's box follows from the area and the centroid of `alpha`, which blur does not change;
-    the shape with the least squared difference between `alpha` and its drawing wins.
+    the shape and the blur with the least squared difference between `alpha` and the drawing win.
     """
     size = alpha.shape[1]
     area = np.maximum(alpha.sum(axis=(1, 2)), 1.0)
@@ -186,16 +187,29 @@ def _fit_shape(alpha):
     x = np.clip((alpha.sum(axis=1) @ pixel_centres) / area, 0.0, 1.0)
     y = np.clip((alpha.sum(axis=2) @ pixel_centres) / area, 0.0, 1.0)
     opaque = np.clip(alpha, 0.0, 1.0)
+    blurs = [_blur_matrix(size, sigma) for sigma in BLURS_W]
     candidates = []
     for shape in world.SHAPES:
         half = np.sqrt(area / _AREA[shape]) / 2 / size
         centre_y = y - _CENTROID_DOWN[shape] * half
-        drawn = render.coverage(shape, x, centre_y, np.minimum(half, 0.5), size)
-        error = ((opaque - drawn) ** 2).sum()
-        union = np.maximum(opaque, drawn).sum(axis=(1, 2))
-        overlap = np.minimum(opaque, drawn).sum(axis=(1, 2)) / np.maximum(union, 1e-6)
-        candidates.append((error, shape, np.stack([x, centre_y], axis=1), half, overlap))
-    return min(candidates, key=lambda candidate: candidate[0])[1:]
+        sharp = render.coverage(shape, x, centre_y, np.minimum(half, 0.5), size)
+        for blur in blurs:
+            drawn = blur @ sharp @ blur.T
+            error = ((opaque - drawn) ** 2).sum()
+            candidates.append((error, shape, np.stack([x, centre_y], axis=1), half, drawn))
+    _, shape, centres, half, drawn = min(candidates, key=lambda candidate: candidate[0])
+    union = np.maximum(opaque, drawn).sum(axis=(1, 2))
+    overlaps = np.minimum(opaque, drawn).sum(axis=(1, 2)) / np.maximum(union, 1e-6)
+    return shape, centres, half, overlaps
+
+
+def _blur_matrix(size: int, sigma_w: float) -> np.ndarray:
+    """[size, size]: Gaussian blur of one axis, every row adding up to 1."""
+    if not sigma_w:
+        return np.eye(size, dtype=np.float32)
+    distance = (np.arange(size)[:, None] - np.arange(size)) / (sigma_w * size)
+    weights = np.exp(-0.5 * distance**2).astype(np.float32)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _nothing(num_frames: int, reason: str) -> Track:
