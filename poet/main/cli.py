@@ -75,10 +75,5 @@ def _version() -> str:
         return "poet (not installed, run from a checkout)"
 
 
-def console() -> None:
-    """Entry point of the installed `poet` script."""
-    sys.exit(main())
-
-
 if __name__ == "__main__":
-    console()
+    sys.exit(main())

@@ -124,8 +124,8 @@ def read_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
                 f"{name} has no value in {', '.join(files)}; add --gin.{name}=value."
             ) from error
         raise UserError(
-            f"gin cannot read {', '.join([*files, *bindings])}: {sentence(error)} Names are those of"
-            " the classes under poet/ and of the macros at the top of each gin file."
+            f"gin cannot read {', '.join([*files, *bindings])}: {sentence(error)} Names are those"
+            " of the classes under poet/ and of the macros at the top of each gin file."
         ) from error
 
 

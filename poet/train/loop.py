@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from poet.train.checkpoint import Checkpoints
 from poet.train.metrics import MetricsWriter
@@ -79,7 +80,7 @@ class LoopConfig:
       seed: Of the one key of the run.
     """
 
-    model_dir: str
+    model_dir: epath.PathLike
     num_steps: int
     save_period: int = 500
     eval_period: int = 0

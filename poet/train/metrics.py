@@ -22,7 +22,7 @@ class MetricsWriter:
     every `flush`, since object stores cannot append.
     """
 
-    def __init__(self, model_dir: str, restored_step: int = 0):
+    def __init__(self, model_dir: epath.PathLike, restored_step: int = 0):
         from tensorboardX import SummaryWriter
 
         self._final = epath.Path(model_dir)
@@ -77,7 +77,7 @@ class MetricsWriter:
             self._scratch.cleanup()
 
 
-def read_metrics(model_dir: str) -> list[dict[str, Any]]:
+def read_metrics(model_dir: epath.PathLike) -> list[dict[str, Any]]:
     """Returns the rows of MODEL_DIR/metrics.jsonl in order; a torn last line is left out."""
     path = epath.Path(model_dir) / FILE
     if not path.exists():

@@ -121,10 +121,10 @@ def opt_state_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh)
     known = {}
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
-        known[_names(path)] = (leaf.shape, sharding)
+        known[path_names(path)] = (leaf.shape, sharding)
 
     def choose(path, leaf):
-        names = _names(path)
+        names = path_names(path)
         for start in range(len(names)):
             if names[start:] in known:
                 shape, sharding = known[names[start:]]
@@ -134,7 +134,9 @@ def opt_state_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh)
     return jax.tree_util.tree_map_with_path(choose, opt_state)
 
 
-def _names(path: Any) -> tuple[str, ...]:
+def path_names(path: Any) -> tuple[str, ...]:
+    """Names along a path of jax.tree_util, whatever the containers are."""
+
     def name(key):
         for field in ("key", "name", "idx"):
             if hasattr(key, field):

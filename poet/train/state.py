@@ -6,8 +6,6 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from poet.typing import Array, Int
-
 
 @flax.struct.dataclass
 class TrainState:
@@ -21,7 +19,8 @@ class TrainState:
         nothing leave the empty dict.
     """
 
-    step: Int[Array, ""]
+    # Any, not an array type: trees of shapes and of shardings use the same class.
+    step: Any
     params: Any
     opt_state: Any
     extra: Any = flax.struct.field(default_factory=dict)

@@ -1,5 +1,7 @@
 """Checkpoints: exact, whole or absent, readable without the program that wrote them."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,8 @@ def test_params_load_alone(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, make_state(4).params)
 
 
+# Orbax leaves reads of a damaged step unfinished.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", ["truncate", "remove"])
 def test_a_damaged_newest_step_falls_back(tmp_path, damage):
     save(tmp_path, 1, 2)
@@ -60,6 +64,7 @@ def test_a_damaged_newest_step_falls_back(tmp_path, damage):
         read = checkpoints.restore_latest(make_state(0))
         assert int(read.step) == 1
         checkpoints.save(make_state(2), {"again": True})
+    gc.collect()
     assert checkpoint.read_meta(tmp_path) == {"again": True, "step": 2}
 
 
@@ -75,7 +80,10 @@ def test_a_half_written_step_is_not_a_checkpoint(tmp_path):
 def test_another_model_is_refused(tmp_path):
     save(tmp_path, 1)
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(ValueError, match="No checkpoint under .* fits this model"):
+        with pytest.raises(
+            ValueError,
+            match="fits this model .*a/kernel is .8, 4. in the checkpoint and .16, 4. in",
+        ):
             checkpoints.restore_latest(make_state(0, width=16))
     assert checkpoint.newest_step(tmp_path) == 1
 

@@ -1,5 +1,6 @@
 """The loop on a toy program: resume, signals, bad losses, files."""
 
+import dataclasses
 import pathlib
 import random
 import signal
@@ -130,8 +131,6 @@ def test_batch_errors_reach_the_caller(tmp_path):
 
     def broken(step):
         raise ValueError(f"no batch {step}")
-
-    import dataclasses
 
     with pytest.raises(ValueError, match="no batch 0"):
         loop.run(dataclasses.replace(program, batch_at=broken), toy_program.config(tmp_path, 20))

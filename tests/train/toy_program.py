@@ -3,7 +3,6 @@
 python toy_program.py MODEL_DIR NUM_STEPS PAUSE_S
 """
 
-import functools
 import sys
 import time
 
@@ -26,7 +25,7 @@ def make(num_steps, pause_s=0.0, bad_step=None, bad_params=False):
 
     def loss_fn(params, batch, key):
         x = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
-        return jnp.mean((x @ params["w"] + params["b"] - batch["x"] ** 2) ** 2), {}
+        return jnp.mean((x @ params["w"] + params["b"][None] - batch["x"] ** 2) ** 2), {}
 
     def train_step(before, batch, key):
         after, measures = step.train_step(before, batch, key, loss_fn=loss_fn, tx=tx)
