@@ -8,9 +8,8 @@ Everything about step s follows from (seed, s): the task, the records, the dropp
 or a run and its resumption, or hosts of one run, never need to agree on anything else.
 """
 
-import warnings
-
 import numpy as np
+from absl import logging
 
 from poet.data import order
 from poet.data.groups import AgdConfig, SequenceSizes, SharedTasks, make_groups, phase_shares
@@ -50,6 +49,11 @@ class AgdBatches:
         self.left_out: dict[str, str] = {}
         self._records: dict[tuple[str, str], np.ndarray] = {}
         tasks = self._tasks_with_records(tasks)
+        if text_tokenizer is None and any(entry.task.has_text for entry, _ in tasks):
+            raise ValueError(
+                "Tasks with text need a text tokenizer, got None. Pass the model's, or choose"
+                " tasks without text."
+            )
         self._entries = [entry for entry, _ in tasks]
         self._cumulative = np.cumsum(phase_shares(tasks, config.curriculum), axis=1)
         self.groups, self._group_of = make_groups(tasks, sizes, config)
@@ -99,8 +103,7 @@ class AgdBatches:
         for first in range(0, count, group.batch_size):
             positions = first + self._rows(group.batch_size)
             batch = self._batch(entry, group, positions % count, split=split)
-            is_past = positions >= count
-            batch["decoder_loss_weights"][is_past] = 0
+            batch["decoder_loss_weights"][positions >= count] = 0
             batches.append((group.name, batch))
         return batches
 
@@ -145,7 +148,7 @@ class AgdBatches:
                 " Choose tasks that fit the data, or prepare clips that have what they need."
             )
         for name, reason in self.left_out.items():
-            warnings.warn(f"Task {name} is left out: {reason}.", stacklevel=3)
+            logging.warning("Task %s is left out: %s.", name, reason)
         return kept
 
     def _served(self, entry, split) -> np.ndarray:
@@ -212,7 +215,8 @@ def order_stream(task_name: str, split: str) -> str:
 
 def text_is_dropped(seed: int, task_name: str, positions, text_dropout: float) -> np.ndarray:
     """Bool of each position in a task's order: whether this example loses its text."""
-    return order.uniform_at(seed, f"text_dropout/{task_name}", positions) < text_dropout
+    draws = order.uniform_at(seed, f"text_dropout/{task_name}", positions)
+    return np.asarray(draws < text_dropout)
 
 
 def _stack(task_name, fields: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

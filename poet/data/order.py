@@ -18,8 +18,10 @@ _MASK_64 = (1 << 64) - 1
 
 def uniform_at(seed: int, stream: str, counters) -> np.ndarray:
     """Float64 draws in [0, 1), one a counter; streams of different names are unrelated."""
-    words = _mix(_mix(_word(seed), _name_word(stream)), np.asarray(counters, np.uint64))
-    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    counters = np.asarray(counters, np.uint64)
+    words = _mix(_mix(_word(seed), _name_word(stream)), counters.reshape(-1))
+    draws = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return draws.reshape(counters.shape)
 
 
 def index_at(seed: int, stream: str, positions, num_items: int) -> np.ndarray:
@@ -63,7 +65,8 @@ def _rounds(items, keys, num_bits):
     high_mask = np.uint64((1 << (num_bits - num_low)) - 1)
     low, high = items & low_mask, items >> np.uint64(num_low)
     for number in range(_NUM_ROUNDS):
-        round_keys = keys + np.uint64(number)
+        # Far above the bits of an item, or rounds would share inputs to the hash.
+        round_keys = keys ^ np.uint64(number << 56)
         if number % 2:
             high = high ^ (_mix(round_keys, low) & high_mask)
         else:
