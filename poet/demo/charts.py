@@ -48,8 +48,7 @@ def waveform(sound: np.ndarray, *, width_px: int = 256, height_px: int = 40) -> 
     heights = [min(1.0, float(column.max(initial=0.0))) * height_px / 2 for column in columns]
     middle = height_px / 2
     bars = "".join(
-        f"M{x} {middle - max(h, 0.5):.1f}V{middle + max(h, 0.5):.1f}"
-        for x, h in enumerate(heights)
+        f"M{x} {middle - max(h, 0.5):.1f}V{middle + max(h, 0.5):.1f}" for x, h in enumerate(heights)
     )
     return (
         f'<svg class="wave" viewBox="0 0 {width_px} {height_px}" role="img"'

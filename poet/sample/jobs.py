@@ -1,0 +1,219 @@
+"""Requests in, files out: clips, pictures and sounds beside the ids and settings that made them.
+
+A job writes OUT/NAME.mp4 (or .png) and OUT/NAME.json for every request, both whole or not at all,
+and at the end OUT/samples.jsonl with one row a request in their order. A job that was killed goes
+on where it stopped; the ids do not depend on where that was, because every draw is keyed by the
+request's seed and position.
+
+Media and tokenizers are imported where they are used: the rest of `poet.sample` runs without them.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poet.sample.engine import Engine
+from poet.sample.requests import SamplingRequest
+from poet.tokens import tasks
+
+# Files smaller than this are enlarged by whole pixels, so that a player shows more than a stamp.
+_SHOWN_PX = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One request.
+
+    Attributes:
+      name: Stem of the files it makes.
+      prompt: Text, for tasks that read text.
+      media: A picture or clip, for tasks that are given one.
+      start_s: Where in `media` to begin.
+      seed: Of its draws.
+    """
+
+    name: str
+    prompt: str = ""
+    media: str = ""
+    start_s: float = 0.0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to do with all requests of a job.
+
+    Attributes:
+      task: Name of the task.
+      then: Tasks that follow on what was made, such as ("video_to_audio",).
+      sampling: Temperature, top-k, top-p and guidance; its seed is replaced by each request's.
+      out: Folder for the files.
+      batch_size: Requests decoded together; the last batch is padded to it.
+    """
+
+    task: str
+    then: tuple[str, ...] = ()
+    sampling: SamplingRequest
+    out: Path
+    batch_size: int = 32
+
+
+def run(
+    engine: Engine, job: Job, asks: Sequence[Ask], say: Callable[[int], None] = lambda done: None
+) -> list[dict[str, Any]]:
+    """Answers every request that has no files yet; returns the rows of samples.jsonl.
+
+    Args:
+      engine: The model and its tokenizers.
+      job: What to do.
+      asks: Requests; names differ.
+      say: Called with the number of requests answered so far.
+
+    Raises:
+      ValueError: A request lacks what the task needs, names a file that cannot be read, or the
+        model was not trained for a task.
+    """
+    check(engine, job, asks)
+    job.out.mkdir(parents=True, exist_ok=True)
+    size = min(job.batch_size, len(asks))
+    for first in range(0, len(asks), size):
+        batch = list(asks[first : first + size])
+        if not all(_row_path(job, ask).exists() for ask in batch):
+            _answer(engine, job, batch, size)
+        say(first + len(batch))
+    rows = [json.loads(_row_path(job, ask).read_text()) for ask in asks]
+    shown = [{k: v for k, v in row.items() if k != "ids"} for row in rows]
+    _write_text(job.out / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in shown))
+    return rows
+
+
+def check(engine: Engine, job: Job, asks: Sequence[Ask]) -> None:
+    """Refuses what cannot be answered, before anything is decoded."""
+    if not asks:
+        raise ValueError(
+            "Expected at least one request, got none; give --prompt, --image, --video or --requests"
+            " with at least one row."
+        )
+    task = engine.task(job.task)
+    for name in job.then:
+        engine.task(name)
+    if not task.has_text and job.sampling.guidance != 1.0:
+        raise ValueError(
+            f"Task {task.name!r} reads no text, so guidance has nothing to leave out; got guidance"
+            f" {job.sampling.guidance}. Set --guidance 1."
+        )
+    names = [ask.name for ask in asks]
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"Names of requests must differ, but {twice[:3]} come more than once.")
+    for ask in asks:
+        if task.has_text:
+            engine.check_prompt(ask.prompt)
+        if _given(task) and not ask.media:
+            raise ValueError(
+                f"Task {task.name!r} needs a picture or clip to start from, but request"
+                f" {ask.name!r} names none; give --image or --video."
+            )
+
+
+def _given(task: tasks.Task) -> bool:
+    return any(part.kind != "text" for part in task.inputs)
+
+
+def _answer(engine: Engine, job: Job, batch: list[Ask], size: int) -> None:
+    padded = batch + [batch[-1]] * (size - len(batch))
+    fields: dict[str, np.ndarray] = {}
+    clips = _read_given(engine, job, padded)
+    if clips is not None:
+        fields["visual"] = engine.encode_video(clips)
+    seeds = [ask.seed for ask in padded]
+    chain = (job.task, *job.then)
+    for place, name in enumerate(chain):
+        sampling = job.sampling if place == 0 else dataclasses.replace(job.sampling, guidance=1.0)
+        prompts = [ask.prompt for ask in padded]
+        made = engine.generate(name, fields | {"prompts": prompts}, seeds, sampling, place)
+        fields = fields | made
+    for i, ask in enumerate(batch):
+        one = {field: codes[i] for field, codes in fields.items()}
+        _write_answer(engine, job, ask, one)
+
+
+def _read_given(engine: Engine, job: Job, batch: list[Ask]) -> np.ndarray | None:
+    """Frames float32 [B, T, Y, X, 3] of as much of the media as the task is given, or None."""
+    task = engine.task(job.task)
+    parts = [part for part in task.inputs if part.kind == "visual"]
+    if not parts:
+        return None
+    clip = engine.clip
+    latent_frames = max(part.stop or clip.latent_frames for part in parts)
+    num_frames = 1 + (latent_frames - 1) * clip.frames_per_token
+    return np.stack([_read_frames(ask, clip, num_frames) for ask in batch]) / np.float32(255)
+
+
+def _read_frames(ask: Ask, clip: Any, num_frames: int) -> np.ndarray:
+    from poet.media import images, video
+
+    if Path(ask.media).suffix.lower() in images.IMAGE_SUFFIXES:
+        frames = images.read_image(ask.media, clip.height_px, clip.width_px)[None]
+    else:
+        frames = video.read_video(
+            ask.media,
+            clip.frames_per_second,
+            clip.height_px,
+            clip.width_px,
+            start_s=ask.start_s,
+            num_frames=num_frames,
+        )
+    if len(frames) < num_frames:
+        raise ValueError(
+            f"{ask.media} gives {len(frames)} frames at {clip.frames_per_second:g} frames a second,"
+            f" but the task is given {num_frames}; take a longer clip or an earlier start."
+        )
+    return frames
+
+
+def _write_answer(engine: Engine, job: Job, ask: Ask, codes: Mapping[str, np.ndarray]) -> None:
+    """Writes the media file, then the row that marks the request as answered."""
+    from poet.media import images, write
+
+    visual, audio = codes.get("visual"), codes.get("audio")
+    frames = engine.decode_video(visual[None])[0]
+    sound = None if audio is None else engine.decode_sound(audio[None])[0]
+    scale = max(1, -(-_SHOWN_PX // min(frames.shape[1:3])))
+    if len(frames) == 1 and sound is None:
+        file = f"{ask.name}.png"
+        images.write_image(job.out / file, frames[0].repeat(scale, 0).repeat(scale, 1))
+    else:
+        file = f"{ask.name}.mp4"
+        rate = engine.clip.frames_per_second
+        write.write_video(job.out / file, frames, rate, sound=sound, scale=scale)
+    row = {
+        "file": file,
+        "name": ask.name,
+        "task": job.task,
+        "then": list(job.then),
+        "prompt": ask.prompt,
+        "source": ask.media,
+        "start_s": ask.start_s,
+        "has_sound": sound is not None,
+        "scale": scale,
+        "sampling": dataclasses.asdict(job.sampling) | {"seed": ask.seed},
+        "checkpoint": engine.facts,
+        "ids": {field: np.asarray(value).tolist() for field, value in codes.items()},
+    }
+    _write_text(_row_path(job, ask), json.dumps(row))
+
+
+def _row_path(job: Job, ask: Ask) -> Path:
+    return job.out / f"{ask.name}.json"
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
