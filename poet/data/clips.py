@@ -114,19 +114,20 @@ def cut_clips(
         video_stream=rules.video_stream,
     )
     left = _num_frames_left(row, rules, clip_start_s)
-    held, number = [], first
+    held, number, num_to_skip = [], first, 0
     with contextlib.closing(frames), _Sound(row, rules, clip_start_s) as track:
         for frame in itertools.islice(frames, left):
-            # A negative "held" would be frames to skip: strides longer than a clip leave gaps.
+            if num_to_skip:
+                num_to_skip -= 1
+                continue
             held.append(frame)
-            if len(held) == max(rules.num_frames, rules.stride):
+            if len(held) == rules.num_frames:
                 yield _clip(row, rules, number, held, track)
-                held, number = held[rules.stride :], number + 1
+                number += 1
                 if limit is not None and number == first + limit:
                     return
-        while len(held) >= rules.num_frames and (limit is None or number < first + limit):
-            yield _clip(row, rules, number, held, track)
-            held, number = held[rules.stride :], number + 1
+                num_to_skip = max(0, rules.stride - rules.num_frames)
+                held = held[rules.stride :]
     if number == 0 and not held:
         raise MediaError(f"{row.path} has no frame at {row.start_s:g} s; correct start_s.")
     if number == 0:

@@ -44,8 +44,14 @@ class ManifestRow:
     extra: dict = dataclasses.field(default_factory=dict)
 
 
-def read_manifest(path: str | os.PathLike) -> list[ManifestRow]:
+def read_manifest(
+    path: str | os.PathLike, media_dir: str | os.PathLike | None = None
+) -> list[ManifestRow]:
     """Returns the rows of a manifest file or folder, in order (a folder: by name).
+
+    Args:
+      path: the manifest, or a folder.
+      media_dir: where relative file names start; None for the manifest's own folder.
 
     Raises:
       MediaError: there is no such file, a row is unfit, or there are no rows; the text names the
@@ -55,7 +61,7 @@ def read_manifest(path: str | os.PathLike) -> list[ManifestRow]:
     if path.is_dir():
         for name in _NAMES_IN_FOLDER:
             if (path / name).is_file():
-                return read_manifest(path / name)
+                return read_manifest(path / name, media_dir)
         return _read_folder(path)
     if not path.is_file():
         raise MediaError(f"There is no manifest or folder {path}; check the name.")
@@ -65,7 +71,9 @@ def read_manifest(path: str | os.PathLike) -> list[ManifestRow]:
             f"A manifest is a .tsv, .csv or .jsonl file or a folder, got {path}; "
             "to use one media file, name its folder."
         )
-    rows = [_row(path, number, fields) for number, fields in readers[path.suffix.lower()](path)]
+    folder = Path(media_dir) if media_dir is not None else path.parent
+    lines = readers[path.suffix.lower()](path)
+    rows = [_row(f"{path}, line {number}", folder, fields) for number, fields in lines]
     if not rows:
         raise MediaError(f"{path} has no rows; add one line a clip below the column names.")
     _check_ids(path, rows)
@@ -138,8 +146,7 @@ def _read_jsonl(path: Path):
         yield number, fields
 
 
-def _row(manifest: Path, number: int, fields: dict) -> ManifestRow:
-    where = f"{manifest}, line {number}"
+def _row(where: str, folder: Path, fields: dict) -> ManifestRow:
     name = fields.get("file") or fields.get("path")
     if not name:
         raise MediaError(f"{where}: the row names no file; fill 'file' or delete the row.")
@@ -151,7 +158,7 @@ def _row(manifest: Path, number: int, fields: dict) -> ManifestRow:
     if start_s and not fields.get("clip_id"):
         clip_id += f"@{start_s:g}s"
     return ManifestRow(
-        path=manifest.parent / str(name),
+        path=folder / str(name),
         clip_id=str(clip_id),
         caption=" ".join(str(fields.get("caption") or "").split()),
         start_s=start_s,

@@ -59,7 +59,7 @@ def read_sound(
 
     Args:
       path: a video or sound file.
-      sample_rate_hz: of the result. Channels are mixed by their usual weights, never above full scale.
+      sample_rate_hz: of the result. Channels are mixed, never above full scale.
       start_s: from the first presented frame. Sound that starts later is preceded by zeros.
       duration_s: at most so long; None up to the end of the sound.
       video_stream: the picture whose first frame is time zero; None for the default one.

@@ -192,13 +192,21 @@ def _frames_from(path, due: Fraction, origin: Fraction, video_stream) -> Iterato
             if opening.seeks_exactly(container):
                 opening.seek(container, stream, due)
                 frames = opening.decode(container, stream)
-                first = next(frames)
-                if opening.frame_time(first) <= due:
+                first = _first_or_none(frames)
+                if first is not None and opening.frame_time(first) <= due:
                     yield first
                     yield from frames
                     return
     with opening.open_media(path) as container:
         yield from opening.decode(container, _video_stream(container, video_stream))
+
+
+def _first_or_none(frames):
+    try:
+        return next(frames)
+    except MediaError:
+        # Past the last key frame there may be nothing to decode; the whole file then decides.
+        return None
 
 
 def _video_stream(container, number):
@@ -265,7 +273,7 @@ def _colorspace(frame) -> int:
 
 
 def _orientation(frame) -> tuple[int, bool]:
-    """Returns (quarter turns counter-clockwise, turned upside down as a mirror does before them)."""
+    """Returns (quarter turns counter-clockwise, whether the rows are reversed before them)."""
     side_data = frame.side_data.get(Type.DISPLAYMATRIX)
     if side_data is None:
         return 0, False

@@ -1,0 +1,354 @@
+"""Media files to a dataset of token records: cut, tokenize in units, write.
+
+OUT                     the dataset (poet.data.writer), with rejected.jsonl and files.jsonl
+.OUT.parts              finished units of an unfinished run; a rerun goes on from them
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+
+from etils import epath
+
+from poet.data import units, writer
+from poet.data.clips import ClipRules
+from poet.media.errors import MediaError
+from poet.media.manifest import ManifestRow, read_manifest
+
+# Raised when the same files and tokenizers would give other records.
+PREPARE_VERSION = 1
+RUNNERS = ("local", "beam")
+_REPORT_FILES = ("rejected.jsonl", "files.jsonl")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """What `prepare` reads, how it cuts, and where the dataset goes.
+
+    `media` is a manifest file or a folder; with `manifest` it is the folder where that file's
+    names start. `batch_size` clips are tokenized at a time, `clips_per_unit` is what a killed run
+    may lose, `num_workers` threads decode (0: none besides the tokenizing one). Rows without a
+    split go to `default_split`. `strict` makes the first unusable file an error.
+    """
+
+    media: str | os.PathLike
+    out_dir: str | os.PathLike
+    rules: ClipRules
+    manifest: str | os.PathLike | None = None
+    default_split: str = "train"
+    file_format: str = "array_record"
+    batch_size: int = 16
+    clips_per_unit: int = 64
+    num_workers: int = min(4, os.cpu_count() or 1)
+    strict: bool = False
+    runner: str = "local"
+
+    def __post_init__(self):
+        for name, least in (("batch_size", 1), ("clips_per_unit", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}.")
+        if self.runner not in RUNNERS:
+            raise ValueError(f"runner must be one of {list(RUNNERS)}, got {self.runner!r}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareReport:
+    """What became of the files. `files` has one dict a row, as in files.jsonl."""
+
+    out_dir: str
+    files: list[dict]
+    num_units: int
+    num_units_reused: int
+
+    @property
+    def rejected(self) -> list[dict]:
+        """The rows without a single record, with the reason."""
+        return [file for file in self.files if not file["num_clips"] + file["num_images"]]
+
+    @property
+    def num_records(self) -> int:
+        """Clips and still images together."""
+        return sum(file["num_clips"] + file["num_images"] for file in self.files)
+
+    def lines(self) -> list[str]:
+        """The report as lines to print: totals, still images, notes, the table of rejects."""
+        total = {
+            name: sum(file[name] for file in self.files)
+            for name in ("num_clips", "num_images", "num_with_sound")
+        }
+        lines = [
+            f"{len(self.files)} files gave {total['num_clips']} clips "
+            f"({total['num_with_sound']} with sound) and {total['num_images']} still images; "
+            f"{len(self.rejected)} rejected."
+        ]
+        noted = [file for file in self.files if file["notes"] and file not in self.rejected]
+        lines += _table("image or note", noted, lambda file: "; ".join(file["notes"]))
+        return lines + _table("rejected", self.rejected, lambda file: file["reason"])
+
+
+class NothingUsableError(MediaError):
+    """No file gave a record; `report` says why. rejected.jsonl is written all the same."""
+
+    def __init__(self, message: str, report: PrepareReport):
+        super().__init__(message)
+        self.report = report
+
+
+def prepare(
+    config: PrepareConfig,
+    visual,
+    audio=None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> PrepareReport:
+    """Writes the token dataset of all media files to config.out_dir, or finishes doing so.
+
+    The records depend on the files, the rules and the tokenizers alone: neither the number of
+    workers nor interruptions nor the runner changes a byte.
+
+    Args:
+      config: what to read and how.
+      visual: a VisualTokenizer.
+      audio: an AudioTokenizer; None for records without sound.
+      progress: called with (pieces of files done, pieces in all, a few words).
+
+    Raises:
+      NothingUsableError: no file gave a record.
+      MediaError: the manifest is unfit, or with `strict` a file cannot be used.
+      ValueError: out_dir holds something else, or was begun with other tokenizers or rules.
+    """
+    out_dir = epath.Path(config.out_dir)
+    parts_dir = out_dir.parent / f".{out_dir.name}.parts"
+    settings = _settings(config, visual, audio)
+    rows = _rows(config)
+    plan = units.plan_units(rows, config.rules, config.clips_per_unit)
+    media_key = hashlib.sha256("".join(unit.key for unit in plan).encode()).hexdigest()[:32]
+    if (finished := _finished(out_dir, settings, media_key)) is not None:
+        report = PrepareReport(
+            out_dir=str(out_dir), files=finished, num_units=len(plan), num_units_reused=len(plan)
+        )
+        if progress is not None:
+            progress(1, 1, "finished before")
+        return report
+    num_reused = _open_parts(parts_dir, settings, plan)
+    worker = units.UnitWorker(
+        rows=rows,
+        rules=config.rules,
+        visual=visual,
+        audio=audio,
+        parts_dir=parts_dir,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        strict=config.strict,
+    )
+    if config.runner == "beam":
+        _run_on_beam(worker, plan)
+    else:
+        _run_here(worker, plan, progress)
+    files = _collect_outcomes(parts_dir, plan, rows)
+    report = PrepareReport(
+        out_dir=str(out_dir), files=files, num_units=len(plan), num_units_reused=num_reused
+    )
+    if not report.num_records:
+        _write_reports(out_dir, report)
+        raise NothingUsableError(
+            f"None of the {len(rows)} files of {config.media} could be used; the reasons are in "
+            f"{out_dir / 'rejected.jsonl'}.",
+            report,
+        )
+    metadata = settings | {"media": media_key}
+    splits = {split: _records(parts_dir, plan, split) for split in _split_names(rows)}
+    writer.write_dataset(out_dir, splits, metadata, file_format=config.file_format, overwrite=True)
+    _write_reports(out_dir, report)
+    parts_dir.rmtree()
+    return report
+
+
+def _rows(config: PrepareConfig) -> list[ManifestRow]:
+    if config.manifest is None:
+        rows = read_manifest(config.media)
+    else:
+        rows = read_manifest(config.manifest, media_dir=config.media)
+    return [dataclasses.replace(row, split=row.split or config.default_split) for row in rows]
+
+
+def _settings(config: PrepareConfig, visual, audio) -> dict:
+    """What decides the records besides the files; becomes the dataset's metadata."""
+    rules = config.rules
+    levels = 0 if audio is None else audio.num_levels
+    return {
+        "fingerprints": {
+            "visual": visual.fingerprint,
+            "audio": None if audio is None else audio.fingerprint,
+        },
+        "num_codes": {
+            "visual": visual.num_codes,
+            "audio": [] if audio is None else [audio.codebook_size] * levels,
+        },
+        "preprocessing": dataclasses.asdict(rules)
+        | {"stride_frames": rules.stride, "prepare_version": PREPARE_VERSION},
+        "file_format": config.file_format,
+    }
+
+
+def _finished(out_dir: epath.Path, settings: dict, media_key: str) -> list[dict] | None:
+    """The outcomes of a finished run of the same files; an error where OUT is something else."""
+    if not out_dir.exists():
+        return None
+    if not (out_dir / "poet.json").exists():
+        others = {path.name for path in out_dir.iterdir()} - set(_REPORT_FILES)
+        if others:
+            raise ValueError(
+                f"{out_dir} holds {sorted(others)[0]!r} and no dataset, expected a new directory; "
+                "choose another --out."
+            )
+        return None
+    metadata = json.loads((out_dir / "poet.json").read_text())["metadata"]
+    _check_settings(f"The dataset {out_dir}", metadata, settings)
+    files = out_dir / "files.jsonl"
+    if metadata.get("media") != media_key or not files.exists():
+        return None
+    return [json.loads(line) for line in files.read_text().splitlines()]
+
+
+def _check_settings(where: str, found: dict, expected: dict) -> None:
+    """Refuses to mix records of two tokenizers or two ways of cutting; names both."""
+    for group in expected:
+        old, new = found.get(group), expected[group]
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            name = next(key for key in sorted({*old, *new}) if old.get(key) != new.get(key))
+            group, old, new = f"{group} of {name!r}", old.get(name), new.get(name)
+        raise ValueError(
+            f"{where} was made with the {group} {old!r}, this run has {new!r}; choose another "
+            "--out, or delete it and its hidden .parts folder."
+        )
+
+
+def _open_parts(parts_dir: epath.Path, settings: dict, plan: list[units.Unit]) -> int:
+    """Makes the folder of unfinished work, or checks it; returns how many units are done."""
+    path = parts_dir / "settings.json"
+    if path.exists():
+        _check_settings(
+            f"The unfinished work in {parts_dir}", json.loads(path.read_text()), settings
+        )
+    else:
+        parts_dir.mkdir(parents=True, exist_ok=True)
+        _write_text(path, json.dumps(settings, indent=1))
+    return sum((parts_dir / unit.file_name).exists() for unit in plan)
+
+
+def _run_here(worker: units.UnitWorker, plan: list[units.Unit], progress) -> None:
+    num_pieces = sum(len(unit.pieces) for unit in plan)
+    num_done = 0
+
+    def on_piece(count: int) -> None:
+        nonlocal num_done
+        num_done += count
+        if progress is not None:
+            progress(num_done, num_pieces, "")
+
+    for unit in plan:
+        if (worker.parts_dir / unit.file_name).exists():
+            on_piece(len(unit.pieces))
+        else:
+            worker.run(unit, on_piece)
+
+
+# Beam pickles what it maps; workers of the in-process runner find the tokenizers here instead.
+_beam_workers: dict[str, units.UnitWorker] = {}
+
+
+def _run_on_beam(worker: units.UnitWorker, plan: list[units.Unit]) -> None:
+    """Runs the units through Beam's in-process runner; each writes its part file."""
+    try:
+        import apache_beam as beam
+        from apache_beam.runners.portability import fn_api_runner
+    except ImportError as error:
+        raise ValueError(
+            "runner='beam' needs Apache Beam, which is not installed (it has no wheels for some "
+            "Python versions); use runner='local', which gives the same records."
+        ) from error
+    name = str(worker.parts_dir)
+    _beam_workers[name] = worker
+    try:
+        # Not DirectRunner: Beam 2.77 tries to download another runner before it falls back.
+        with beam.Pipeline(runner=fn_api_runner.FnApiRunner()) as pipeline:
+            numbered = pipeline | beam.Create([(name, unit) for unit in plan])
+            _ = numbered | beam.Reshuffle() | beam.Map(_run_beam_unit)
+    finally:
+        del _beam_workers[name]
+
+
+def _run_beam_unit(named_unit: tuple[str, units.Unit]) -> None:
+    name, unit = named_unit
+    _beam_workers[name].run(unit)
+
+
+def _collect_outcomes(parts_dir, plan, rows: list[ManifestRow]) -> list[dict]:
+    """One dict a row, its pieces added up."""
+    files = [
+        {
+            "path": str(row.path),
+            "clip_id": row.clip_id,
+            "split": row.split,
+            "num_clips": 0,
+            "num_images": 0,
+            "num_with_sound": 0,
+            "notes": [],
+            "reason": "",
+        }
+        for row in rows
+    ]
+    for unit in plan:
+        _, outcomes = units.load_part(parts_dir / unit.file_name)
+        for outcome in outcomes:
+            file = files[outcome["row"]]
+            for name in ("num_clips", "num_images", "num_with_sound"):
+                file[name] += outcome[name]
+            file["notes"] += [note for note in outcome["notes"] if note not in file["notes"]]
+            file["reason"] = file["reason"] or outcome["error"]
+    for file in files:
+        if file["reason"] and file["num_clips"]:
+            file["notes"].append(f"used up to a fault: {file['reason']}")
+    return files
+
+
+def _split_names(rows: list[ManifestRow]) -> list[str]:
+    return list(dict.fromkeys(row.split for row in rows))
+
+
+def _records(parts_dir, plan, split: str) -> Iterator[dict]:
+    """Yields the records of one split in the order of the rows."""
+    for unit in plan:
+        records, _ = units.load_part(parts_dir / unit.file_name)
+        for record in records:
+            if record.pop("split") == split:
+                yield record
+
+
+def _write_reports(out_dir: epath.Path, report: PrepareReport) -> None:
+    out_dir.mkdir(parents=True, exist_ok=True)
+    rejected = [
+        {name: file[name] for name in ("path", "clip_id", "reason")} for file in report.rejected
+    ]
+    # files.jsonl goes last: with it the run counts as finished.
+    for name, rows in zip(_REPORT_FILES, (rejected, report.files), strict=True):
+        _write_text(out_dir / name, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _write_text(path: epath.Path, text: str) -> None:
+    temporary = path.parent / f".{path.name}.partial"
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _table(title: str, files: list[dict], words: Callable[[dict], str]) -> list[str]:
+    if not files:
+        return []
+    names = [os.path.basename(file["path"]) for file in files]
+    width = max(map(len, [title, *names]))
+    rows = [f"  {name:<{width}}  {words(file)}" for name, file in zip(names, files, strict=True)]
+    return [f"  {title:<{width}}  why", *rows]

@@ -1,0 +1,261 @@
+"""Units of `prepare`: a fixed share of the files, tokenized together, kept in one part file.
+
+A unit is a function of its files and the settings alone, so whoever computes it (this process, a
+later one, a Beam worker) gets the same records, and a killed run loses at most one.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from etils import epath
+
+from poet.data.clips import Clip, ClipRules, cut_clips
+from poet.data.decoding import in_order
+from poet.media.errors import MediaError
+from poet.media.manifest import ManifestRow
+from poet.media.opening import open_media, seeks_exactly
+from poet.media.video import probe
+
+# Compressed video of the sizes trained on rarely has fewer bytes a clip; a wrong guess moves the
+# borders of units, never the records.
+_BYTES_PER_CLIP = 2**18
+# Only files that must fill several units are opened to be planned.
+_PROBE_FROM_UNITS = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Piece:
+    """The clips first_clip, first_clip + 1, ... of one row; `limit` None is all the rest."""
+
+    row_index: int
+    first_clip: int = 0
+    limit: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unit:
+    """Pieces that are tokenized together; `key` changes with the files and their captions."""
+
+    number: int
+    pieces: tuple[Piece, ...]
+    key: str
+
+    @property
+    def file_name(self) -> str:
+        """The part file of this unit."""
+        return f"part-{self.number:05d}-{self.key}.npz"
+
+
+def plan_units(rows: list[ManifestRow], rules: ClipRules, clips_per_unit: int) -> list[Unit]:
+    """Returns the units, in the order of the rows. Long files are spread over several."""
+    units, pieces, num_clips = [], [], 0
+    for index, row in enumerate(rows):
+        for piece, size in _pieces(index, row, rules, clips_per_unit):
+            pieces.append(piece)
+            num_clips += size
+            if num_clips >= clips_per_unit:
+                units.append(_unit(len(units), pieces, rows))
+                pieces, num_clips = [], 0
+    if pieces:
+        units.append(_unit(len(units), pieces, rows))
+    return units
+
+
+def _pieces(index: int, row: ManifestRow, rules: ClipRules, clips_per_unit: int):
+    """Yields (piece, guessed number of clips) of one row; the last piece is open-ended."""
+    num_clips = 1 + _size(row) // _BYTES_PER_CLIP
+    first = 0
+    if num_clips >= _PROBE_FROM_UNITS * clips_per_unit:
+        num_clips = _num_clips(row, rules) or num_clips
+        while num_clips - first > clips_per_unit and _can_start_anywhere(row):
+            yield Piece(row_index=index, first_clip=first, limit=clips_per_unit), clips_per_unit
+            first += clips_per_unit
+    yield Piece(row_index=index, first_clip=first), num_clips - first
+
+
+def _size(row: ManifestRow) -> int:
+    try:
+        return row.path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _num_clips(row: ManifestRow, rules: ClipRules) -> int:
+    """The number of clips by the container's word; 0 where it gives none."""
+    try:
+        end_s = row.end_s or probe(row.path, rules.video_stream).duration_s or 0.0
+    except MediaError:
+        return 0
+    return int(max(0.0, end_s - row.start_s) * rules.frames_per_second / rules.stride)
+
+
+def _can_start_anywhere(row: ManifestRow) -> bool:
+    """Whether a later piece can begin without decoding the earlier ones."""
+    with open_media(row.path) as container:
+        return seeks_exactly(container)
+
+
+def _unit(number: int, pieces: list[Piece], rows: list[ManifestRow]) -> Unit:
+    facts = [[dataclasses.astuple(piece), _identity(rows[piece.row_index])] for piece in pieces]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    return Unit(number=number, pieces=tuple(pieces), key=key)
+
+
+def _identity(row: ManifestRow) -> list:
+    """What tells a row's content from another's without reading the file."""
+    try:
+        stat = os.stat(row.path)
+        file = [stat.st_size, stat.st_mtime_ns]
+    except OSError:
+        file = None
+    return [str(row.path), row.clip_id, row.caption, row.split, row.start_s, row.end_s, file]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnitWorker:
+    """Computes units. `visual` and `audio` follow the tokenizers' protocol; audio may be None."""
+
+    rows: list[ManifestRow]
+    rules: ClipRules
+    visual: object
+    audio: object | None
+    parts_dir: epath.Path
+    batch_size: int
+    num_workers: int
+    strict: bool
+
+    def run(self, unit: Unit, on_piece: Callable[[int], None] | None = None) -> None:
+        """Computes one unit and writes its part file; does nothing where that exists."""
+        path = self.parts_dir / unit.file_name
+        if path.exists():
+            return
+        records, batches, outcomes = [], _Batches(self), {}
+        jobs = [partial(self._cut, piece) for piece in unit.pieces]
+        num_done = 0
+        with contextlib.closing(in_order(jobs, self.num_workers)) as clips:
+            for number, clip in clips:
+                if on_piece is not None and number > num_done:
+                    on_piece(number - num_done)
+                num_done = number
+                outcome = outcomes.setdefault(
+                    unit.pieces[number].row_index, _new_outcome(unit.pieces[number].row_index)
+                )
+                if isinstance(clip, Exception):
+                    self._note_failure(outcome, clip)
+                    continue
+                _note_clip(outcome, clip)
+                records.append(_record(clip, self.audio))
+                batches.add(clip, records[-1])
+        batches.flush()
+        save_part(path, records, list(outcomes.values()))
+        if on_piece is not None:
+            on_piece(len(unit.pieces) - num_done)
+
+    def _cut(self, piece: Piece):
+        return cut_clips(self.rows[piece.row_index], self.rules, piece.first_clip, piece.limit)
+
+    def _note_failure(self, outcome: dict, error: Exception) -> None:
+        if self.strict or not isinstance(error, MediaError):
+            raise error
+        outcome["error"] = str(error)
+
+
+def _new_outcome(row_index: int) -> dict:
+    return {
+        "row": row_index,
+        "num_clips": 0,
+        "num_images": 0,
+        "num_with_sound": 0,
+        "notes": [],
+        "error": "",
+    }
+
+
+def _note_clip(outcome: dict, clip: Clip) -> None:
+    outcome["num_images" if len(clip.frames) == 1 else "num_clips"] += 1
+    outcome["num_with_sound"] += clip.sound is not None
+    if clip.note and clip.note not in outcome["notes"]:
+        outcome["notes"].append(clip.note)
+
+
+def _record(clip: Clip, audio) -> dict:
+    """A token record whose ids are still to come."""
+    has_audio = clip.sound is not None and audio is not None
+    return {
+        "clip_id": clip.clip_id,
+        "caption": clip.caption,
+        "split": clip.split,
+        "visual": None,
+        "audio": np.zeros((1 if audio is None else audio.num_levels, 0), np.int32),
+        "num_frames": len(clip.frames),
+        "has_audio": int(has_audio),
+    }
+
+
+class _Batches:
+    """Collects clips into full batches: one compiled program for videos, stills and sound each."""
+
+    def __init__(self, worker: UnitWorker):
+        self._size = worker.batch_size
+        self._encoders = {"video": worker.visual, "image": worker.visual, "audio": worker.audio}
+        self._waiting = {kind: [] for kind in self._encoders}
+
+    def add(self, clip: Clip, record: dict) -> None:
+        self._add("image" if len(clip.frames) == 1 else "video", clip.frames, record)
+        if record["has_audio"]:
+            self._add("audio", clip.sound, record)
+
+    def _add(self, kind: str, array: np.ndarray, record: dict) -> None:
+        self._waiting[kind].append((array, record))
+        if len(self._waiting[kind]) == self._size:
+            self._encode(kind)
+
+    def flush(self) -> None:
+        for kind, waiting in self._waiting.items():
+            if waiting:
+                self._encode(kind)
+
+    def _encode(self, kind: str) -> None:
+        arrays = [array for array, _ in self._waiting[kind]]
+        # Short batches are filled up, since another batch size would compile another program.
+        arrays += [arrays[-1]] * (self._size - len(arrays))
+        batch = np.stack(arrays).astype(np.float32)
+        field = "audio" if kind == "audio" else "visual"
+        if field == "visual":
+            batch /= 255.0
+        codes = np.asarray(self._encoders[kind].encode(batch), np.int32)
+        for row, (_, record) in enumerate(self._waiting[kind]):
+            record[field] = codes[row]
+        self._waiting[kind] = []
+
+
+def save_part(path: epath.Path, records: list[dict], outcomes: list[dict]) -> None:
+    """Writes a part file under a temporary name and renames it."""
+    arrays = {f"visual_{i}": record["visual"] for i, record in enumerate(records)}
+    arrays |= {f"audio_{i}": record["audio"] for i, record in enumerate(records)}
+    plain = [
+        {name: value for name, value in record.items() if name not in ("visual", "audio")}
+        for record in records
+    ]
+    text = json.dumps({"records": plain, "outcomes": outcomes})
+    buffer = io.BytesIO()
+    np.savez(buffer, json=np.frombuffer(text.encode(), np.uint8), **arrays)
+    temporary = path.parent / f".{path.name}.partial"
+    temporary.write_bytes(buffer.getvalue())
+    temporary.replace(path)
+
+
+def load_part(path: epath.Path) -> tuple[list[dict], list[dict]]:
+    """Returns (records, outcomes of the rows) of a part file."""
+    with np.load(io.BytesIO(path.read_bytes())) as part:
+        content = json.loads(part["json"].tobytes().decode())
+        for i, record in enumerate(content["records"]):
+            record["visual"], record["audio"] = part[f"visual_{i}"], part[f"audio_{i}"]
+    return content["records"], content["outcomes"]
