@@ -46,12 +46,17 @@ find_python() {
     "install one of them, or run make setup PYTHON=/path/to/python3.11."
 }
 
-# What decides whether the environment is still the right one: the folder (scripts in .venv/bin
-# name it), the interpreter, the extras asked for, and the files that say what to install.
+# What the environment was made for: the folder (scripts in .venv/bin name it) and the files that say
+# what to install. The third line of the stamp keeps the extras, for a later setup without EXTRAS.
 fingerprint() {
   echo "$PWD"
-  echo "${PYTHON:-} ${EXTRAS:-}"
   cat requirements/py3*.txt setup.py tools/setup/setup.sh | cksum
+}
+
+is_ready() {
+  [ -x .venv/bin/python ] && [ "$(head -n 2 "$STAMP" 2>/dev/null)" = "$(fingerprint)" ] || return 1
+  [ -z "${EXTRAS:-}" ] || [ "$EXTRAS" = "$(sed -n 3p "$STAMP")" ] || return 1
+  [ -z "${PYTHON:-}" ] || [ "$(minor_of "$PYTHON")" = "$(minor_of .venv/bin/python)" ]
 }
 
 make_environment() {
@@ -117,8 +122,8 @@ install_locked() {
   choose_installer
   say "installing $lock.txt (about 3 GB unpacked: a minute or more, once)"
   rm -f "$NOTES"
-  if install_all "$lock.txt"; then return; fi
-  say "that failed (see above); trying without SeqIO, TensorFlow and Beam"
+  if can_compile_what_it_must && install_all "$lock.txt"; then return; fi
+  say "that is not possible here; installing without SeqIO, TensorFlow and Beam"
   if install_all "$lock-reduced.txt"; then
     missing_parts >"$NOTES"
     return
@@ -129,6 +134,11 @@ install_locked() {
     die "could not install $lock.txt, see above: is a package registry in reach?"
 }
 
+# Only SeqIO's editdistance on Python 3.13 has no wheel.
+can_compile_what_it_must() {
+  [ "$(minor_of .venv/bin/python)" != 3.13 ] || command -v c++ g++ clang++ >/dev/null
+}
+
 missing_parts() {
   echo "this environment lacks the optional parts SeqIO, TensorFlow and Beam; what runs without" \
     "them reads and writes array_record files."
@@ -137,15 +147,19 @@ missing_parts() {
 }
 
 main() {
-  if [ "$(cat "$STAMP" 2>/dev/null)" != "$(fingerprint)" ] || [ ! -x .venv/bin/python ]; then
-    # Scripts of a moved checkout name its old folder; they are made anew.
-    if [ -f "$STAMP" ] && [ "$(head -n 1 "$STAMP" )" != "$PWD" ]; then rm -rf .venv; fi
+  if ! is_ready; then
+    if [ -f "$STAMP" ]; then
+      EXTRAS=${EXTRAS:-$(sed -n 3p "$STAMP")}
+      # Scripts of a moved checkout name its old folder; the environment is made anew.
+      [ "$(head -n 1 "$STAMP")" = "$PWD" ] || rm -rf .venv
+    fi
     make_environment
     rm -f "$STAMP"
     install_locked
-    fingerprint >"$STAMP"
+    { fingerprint && echo "${EXTRAS:-}"; } >"$STAMP.new"
+    mv "$STAMP.new" "$STAMP"
     say "ready: .venv, $(.venv/bin/python --version)"
-    [ -f "$NOTES" ] || say "all optional parts that the tests need are there (SeqIO, TensorFlow, Beam)"
+    [ -f "$NOTES" ] || say "no optional part is missing here (SeqIO, TensorFlow and Beam are in)"
   fi
   if [ -f "$NOTES" ]; then sed 's/^/setup: /' "$NOTES" >&2; fi
 }
