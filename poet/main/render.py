@@ -37,13 +37,13 @@ def _run(argv: list[str]) -> int:
     from poet.train.progress import Progress
 
     total = sum(counts.values())
-    with Progress("render", total) as progress:
+    with Progress("render", total, unit="clips") as progress:
         manifest = files.write_clips(
             flags.out,
             seed=flags.seed,
             counts=counts,
             size_px=flags.size_px,
-            progress=progress.update,
+            progress=lambda done, of: progress.update(done),
         )
     print(f"{total} clips and their captions: {manifest}")
     return 0

@@ -1,0 +1,115 @@
+"""Cuts media files into clips, tokenizes them and writes a dataset of token records.
+
+poet prepare --media out/demo/clips --out out/demo/dataset
+poet prepare --media my_videos --manifest my_captions.tsv --out out/mine/dataset
+
+Files that cannot be used are listed with the reason, also in OUT/rejected.jsonl; the run goes on.
+Exit code 0 if anything was usable, 1 if nothing was.
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+
+from poet.main import commands
+
+_DEMO = Path("out/demo")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `poet prepare` and returns its exit code."""
+    return commands.run_command(_run, argv)
+
+
+def _flags(argv: list[str]):
+    parser = commands.parser(__doc__, "prepare")
+    add = parser.add_argument
+    add("--media", required=True, help="folder of files, or a manifest (.tsv, .csv, .jsonl)")
+    add("--manifest", help="manifest whose file names start at --media")
+    add("--out", required=True, help="folder of the dataset")
+    add("--tokenizers", default=str(_DEMO / "tokenizers"), help="folder with visual/ and audio/")
+    add("--size_px", type=int, help="height and width, a multiple of 8; 32 by default")
+    add("--height_px", type=int, help="height, where it differs from the width")
+    add("--width_px", type=int, help="width, where it differs from the height")
+    add("--num_frames", type=int, default=17, help="frames a clip, 1 + 4k")
+    add("--stride_frames", type=int, help="frames between clip starts; a clip's length by default")
+    add("--video_stream", type=int, help="number of the video stream; the default one otherwise")
+    add("--file_format", default="array_record", choices=("array_record", "tfrecord"))
+    add("--runner", default="local", choices=("local", "beam"), help="equal records either way")
+    add("--batch_size", type=int, default=16, help="clips tokenized together")
+    add("--clips_per_unit", type=int, default=64, help="what a killed run may have to do again")
+    add("--strict", action="store_true", help="stop at the first unusable file")
+    return parser.parse_args(argv)
+
+
+def _run(argv: list[str]) -> int:
+    flags = _flags(argv)
+
+    from poet.data import prepare
+    from poet.data.clips import ClipRules
+    from poet.train.progress import Progress
+
+    visual, audio = _load_tokenizers(Path(flags.tokenizers))
+    height_px, width_px = _sizes(flags)
+    config = prepare.PrepareConfig(
+        media=flags.media,
+        manifest=flags.manifest,
+        out_dir=flags.out,
+        rules=ClipRules(
+            height_px=height_px,
+            width_px=width_px,
+            num_frames=flags.num_frames,
+            stride_frames=flags.stride_frames,
+            video_stream=flags.video_stream,
+        ),
+        file_format=flags.file_format,
+        batch_size=flags.batch_size,
+        clips_per_unit=flags.clips_per_unit,
+        strict=flags.strict,
+        runner=flags.runner,
+    )
+    bars = contextlib.ExitStack()
+    shown: list[Progress] = []
+
+    def on_pieces(done: int, total: int, words: str) -> None:
+        if not shown:  # the number of pieces is known once the files have been probed
+            shown.append(bars.enter_context(Progress("prepare", total, unit="pieces")))
+        shown[0].update(done, words)
+
+    try:
+        with bars:
+            report = prepare.prepare(config, visual, audio, on_pieces)
+    except prepare.NothingUsableError as error:
+        print("\n".join(error.report.lines()))
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(report.lines()))
+    print(f"{report.num_records} records in {report.out_dir}")
+    return 0
+
+
+def _load_tokenizers(folder: Path):
+    from poet.tokenizers import protocol
+
+    for kind in ("visual", "audio"):
+        if not (folder / kind / "config.json").exists():
+            raise commands.UserError(
+                f"Expected a trained {kind} tokenizer in {folder / kind}, found none; make it with"
+                f" `poet train-tokenizer --gin_file=gin/tokenizers/{kind}_demo.gin --media=..."
+                f" --out={folder / kind}`, or run `make demo`, or pass --tokenizers."
+            )
+    return protocol.load(folder / "visual"), protocol.load(folder / "audio")
+
+
+def _sizes(flags) -> tuple[int, int]:
+    if flags.size_px and (flags.height_px or flags.width_px):
+        raise commands.UserError("Give --size_px, or --height_px and --width_px, not both.")
+    if bool(flags.height_px) != bool(flags.width_px):
+        raise commands.UserError("--height_px and --width_px go together; give both.")
+    if flags.height_px:
+        return flags.height_px, flags.width_px
+    return (flags.size_px or 32,) * 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
