@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from etils import epath
 
-from poet.data import units, writer
+from poet.data import beam_runner, prepare_report, units, writer
 from poet.data.clips import ClipRules
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow, read_manifest
@@ -20,7 +20,6 @@ from poet.media.manifest import ManifestRow, read_manifest
 # Raised when the same files and tokenizers would give other records.
 PREPARE_VERSION = 1
 RUNNERS = ("local", "beam")
-_REPORT_FILES = ("rejected.jsonl", "files.jsonl")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,45 +52,10 @@ class PrepareConfig:
             raise ValueError(f"runner must be one of {list(RUNNERS)}, got {self.runner!r}.")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PrepareReport:
-    """What became of the files. `files` has one dict a row, as in files.jsonl."""
-
-    out_dir: str
-    files: list[dict]
-    num_units: int
-    num_units_reused: int
-
-    @property
-    def rejected(self) -> list[dict]:
-        """The rows without a single record, with the reason."""
-        return [file for file in self.files if not file["num_clips"] + file["num_images"]]
-
-    @property
-    def num_records(self) -> int:
-        """Clips and still images together."""
-        return sum(file["num_clips"] + file["num_images"] for file in self.files)
-
-    def lines(self) -> list[str]:
-        """The report as lines to print: totals, still images, notes, the table of rejects."""
-        total = {
-            name: sum(file[name] for file in self.files)
-            for name in ("num_clips", "num_images", "num_with_sound")
-        }
-        lines = [
-            f"{len(self.files)} files gave {total['num_clips']} clips "
-            f"({total['num_with_sound']} with sound) and {total['num_images']} still images; "
-            f"{len(self.rejected)} rejected."
-        ]
-        noted = [file for file in self.files if file["notes"] and file not in self.rejected]
-        lines += _table("image or note", noted, lambda file: "; ".join(file["notes"]))
-        return lines + _table("rejected", self.rejected, lambda file: file["reason"])
-
-
 class NothingUsableError(MediaError):
     """No file gave a record; `report` says why. rejected.jsonl is written all the same."""
 
-    def __init__(self, message: str, report: PrepareReport):
+    def __init__(self, message: str, report: prepare_report.PrepareReport):
         super().__init__(message)
         self.report = report
 
@@ -101,7 +65,7 @@ def prepare(
     visual,
     audio=None,
     progress: Callable[[int, int, str], None] | None = None,
-) -> PrepareReport:
+) -> prepare_report.PrepareReport:
     """Writes the token dataset of all media files to config.out_dir, or finishes doing so.
 
     The records depend on the files, the rules and the tokenizers alone: neither the number of
@@ -125,7 +89,7 @@ def prepare(
     plan = units.plan_units(rows, config.rules, config.clips_per_unit)
     media_key = hashlib.sha256("".join(unit.key for unit in plan).encode()).hexdigest()[:32]
     if (finished := _finished(out_dir, settings, media_key)) is not None:
-        report = PrepareReport(
+        report = prepare_report.PrepareReport(
             out_dir=str(out_dir), files=finished, num_units=len(plan), num_units_reused=len(plan)
         )
         if progress is not None:
@@ -143,15 +107,15 @@ def prepare(
         strict=config.strict,
     )
     if config.runner == "beam":
-        _run_on_beam(worker, plan)
+        beam_runner.run_units(worker, plan, on_piece)
     else:
         _run_here(worker, plan, progress)
-    files = _collect_outcomes(parts_dir, plan, rows)
-    report = PrepareReport(
+    files = prepare_report.collect(parts_dir, plan, rows)
+    report = prepare_report.PrepareReport(
         out_dir=str(out_dir), files=files, num_units=len(plan), num_units_reused=num_reused
     )
     if not report.num_records:
-        _write_reports(out_dir, report)
+        prepare_report.write(out_dir, report)
         raise NothingUsableError(
             f"None of the {len(rows)} files of {config.media} could be used; the reasons are in "
             f"{out_dir / 'rejected.jsonl'}.",
@@ -160,7 +124,7 @@ def prepare(
     metadata = settings | {"media": media_key}
     splits = {split: _records(parts_dir, plan, split) for split in _split_names(rows)}
     writer.write_dataset(out_dir, splits, metadata, file_format=config.file_format, overwrite=True)
-    _write_reports(out_dir, report)
+    prepare_report.write(out_dir, report)
     parts_dir.rmtree()
     return report
 
@@ -197,7 +161,7 @@ def _finished(out_dir: epath.Path, settings: dict, media_key: str) -> list[dict]
     if not out_dir.exists():
         return None
     if not (out_dir / "poet.json").exists():
-        others = {path.name for path in out_dir.iterdir()} - set(_REPORT_FILES)
+        others = {path.name for path in out_dir.iterdir()} - set(prepare_report.FILES)
         if others:
             raise ValueError(
                 f"{out_dir} holds {sorted(others)[0]!r} and no dataset, expected a new directory; "
@@ -236,7 +200,7 @@ def _open_parts(parts_dir: epath.Path, settings: dict, plan: list[units.Unit]) -
         )
     else:
         parts_dir.mkdir(parents=True, exist_ok=True)
-        _write_text(path, json.dumps(settings, indent=1))
+        units.write_text(path, json.dumps(settings, indent=1))
     return sum((parts_dir / unit.file_name).exists() for unit in plan)
 
 
@@ -257,65 +221,6 @@ def _run_here(worker: units.UnitWorker, plan: list[units.Unit], progress) -> Non
             worker.run(unit, on_piece)
 
 
-# Beam pickles what it maps; workers of the in-process runner find the tokenizers here instead.
-_beam_workers: dict[str, units.UnitWorker] = {}
-
-
-def _run_on_beam(worker: units.UnitWorker, plan: list[units.Unit]) -> None:
-    """Runs the units through Beam's in-process runner; each writes its part file."""
-    try:
-        import apache_beam as beam
-        from apache_beam.runners.portability import fn_api_runner
-    except ImportError as error:
-        raise ValueError(
-            "runner='beam' needs Apache Beam, which is not installed (it has no wheels for some "
-            "Python versions); use runner='local', which gives the same records."
-        ) from error
-    name = str(worker.parts_dir)
-    _beam_workers[name] = worker
-    try:
-        # Not DirectRunner: Beam 2.77 tries to download another runner before it falls back.
-        with beam.Pipeline(runner=fn_api_runner.FnApiRunner()) as pipeline:
-            numbered = pipeline | beam.Create([(name, unit) for unit in plan])
-            _ = numbered | beam.Reshuffle() | beam.Map(_run_beam_unit)
-    finally:
-        del _beam_workers[name]
-
-
-def _run_beam_unit(named_unit: tuple[str, units.Unit]) -> None:
-    name, unit = named_unit
-    _beam_workers[name].run(unit)
-
-
-def _collect_outcomes(parts_dir, plan, rows: list[ManifestRow]) -> list[dict]:
-    """One dict a row, its pieces added up."""
-    files = [
-        {
-            "path": str(row.path),
-            "clip_id": row.clip_id,
-            "split": row.split,
-            "num_clips": 0,
-            "num_images": 0,
-            "num_with_sound": 0,
-            "notes": [],
-            "reason": "",
-        }
-        for row in rows
-    ]
-    for unit in plan:
-        _, outcomes = units.load_part(parts_dir / unit.file_name)
-        for outcome in outcomes:
-            file = files[outcome["row"]]
-            for name in ("num_clips", "num_images", "num_with_sound"):
-                file[name] += outcome[name]
-            file["notes"] += [note for note in outcome["notes"] if note not in file["notes"]]
-            file["reason"] = file["reason"] or outcome["error"]
-    for file in files:
-        if file["reason"] and file["num_clips"]:
-            file["notes"].append(f"used up to a fault: {file['reason']}")
-    return files
-
-
 def _split_names(rows: list[ManifestRow]) -> list[str]:
     return list(dict.fromkeys(row.split for row in rows))
 
@@ -327,28 +232,3 @@ def _records(parts_dir, plan, split: str) -> Iterator[dict]:
         for record in records:
             if record.pop("split") == split:
                 yield record
-
-
-def _write_reports(out_dir: epath.Path, report: PrepareReport) -> None:
-    out_dir.mkdir(parents=True, exist_ok=True)
-    rejected = [
-        {name: file[name] for name in ("path", "clip_id", "reason")} for file in report.rejected
-    ]
-    # files.jsonl goes last: with it the run counts as finished.
-    for name, rows in zip(_REPORT_FILES, (rejected, report.files), strict=True):
-        _write_text(out_dir / name, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _write_text(path: epath.Path, text: str) -> None:
-    temporary = path.parent / f".{path.name}.partial"
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def _table(title: str, files: list[dict], words: Callable[[dict], str]) -> list[str]:
-    if not files:
-        return []
-    names = [os.path.basename(file["path"]) for file in files]
-    width = max(map(len, [title, *names]))
-    rows = [f"  {name:<{width}}  {words(file)}" for name, file in zip(names, files, strict=True)]
-    return [f"  {title:<{width}}  why", *rows]

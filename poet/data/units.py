@@ -252,6 +252,13 @@ def save_part(path: epath.Path, records: list[dict], outcomes: list[dict]) -> No
     temporary.replace(path)
 
 
+def write_text(path: epath.Path, text: str) -> None:
+    """Writes a text file under a temporary name and renames it."""
+    temporary = path.parent / f".{path.name}.partial"
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
 def load_part(path: epath.Path) -> tuple[list[dict], list[dict]]:
     """Returns (records, outcomes of the rows) of a part file."""
     with np.load(io.BytesIO(path.read_bytes())) as part:

@@ -55,7 +55,7 @@ def write_dataset(
     """
     out_dir = epath.Path(out_dir)
     _check_arguments(out_dir, splits, metadata, file_format, overwrite)
-    is_local = "://" not in os.fspath(out_dir)
+    is_local = _is_local(out_dir)
     if is_local:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         work_dir = out_dir.parent / f".{out_dir.name}.tmp"
@@ -192,11 +192,19 @@ def _publish(work_dir, out_dir, is_local):
     if out_dir.exists():
         out_dir.rmtree()
     # Object stores have no directory rename: poet.json goes last, and without it no dataset opens.
-    paths = [path for path in sorted(work_dir.glob("**/*")) if not path.is_dir()]
-    for path in sorted(paths, key=lambda path: path.name == "poet.json"):
-        target = out_dir / os.path.relpath(path, work_dir)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.copy(target)
+    names = [path.name for path in work_dir.iterdir() if not path.is_dir()]
+    names += [f"index/{path.name}" for path in (work_dir / "index").iterdir()]
+    for name in sorted(names, key=lambda name: (name == "poet.json", name)):
+        _copy(work_dir / name, out_dir / name)
+
+
+def _is_local(path) -> bool:
+    return "://" not in os.fspath(path)
+
+
+def _copy(source, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.copy(target)
 
 
 class _ShardWriter:

@@ -1,0 +1,98 @@
+"""What became of every file that `prepare` was given."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+
+from etils import epath
+
+from poet.data import units
+from poet.media.manifest import ManifestRow
+
+# The last one marks a finished run.
+FILES = ("rejected.jsonl", "files.jsonl")
+_COUNTS = ("num_clips", "num_images", "num_with_sound")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareReport:
+    """What became of the files. `files` has one dict a row, as in files.jsonl."""
+
+    out_dir: str
+    files: list[dict]
+    num_units: int
+    num_units_reused: int
+
+    @property
+    def rejected(self) -> list[dict]:
+        """The rows without a single record, with the reason."""
+        return [file for file in self.files if not file["num_clips"] + file["num_images"]]
+
+    @property
+    def num_records(self) -> int:
+        """Clips and still images together."""
+        return sum(file["num_clips"] + file["num_images"] for file in self.files)
+
+    def lines(self) -> list[str]:
+        """The report as lines to print: totals, still images, notes, the table of rejects."""
+        total = {
+            name: sum(file[name] for file in self.files)
+            for name in ("num_clips", "num_images", "num_with_sound")
+        }
+        lines = [
+            f"{len(self.files)} files gave {total['num_clips']} clips "
+            f"({total['num_with_sound']} with sound) and {total['num_images']} still images; "
+            f"{len(self.rejected)} rejected."
+        ]
+        noted = [file for file in self.files if file["notes"] and file not in self.rejected]
+        lines += _table("image or note", noted, lambda file: "; ".join(file["notes"]))
+        return lines + _table("rejected", self.rejected, lambda file: file["reason"])
+
+
+def collect(parts_dir, plan, rows: list[ManifestRow]) -> list[dict]:
+    """One dict a row, its pieces added up."""
+    files = [
+        {
+            "path": str(row.path),
+            "clip_id": row.clip_id,
+            "split": row.split,
+            "num_clips": 0,
+            "num_images": 0,
+            "num_with_sound": 0,
+            "notes": [],
+            "reason": "",
+        }
+        for row in rows
+    ]
+    for unit in plan:
+        _, outcomes = units.load_part(parts_dir / unit.file_name)
+        for outcome in outcomes:
+            file = files[outcome["row"]]
+            for name in ("num_clips", "num_images", "num_with_sound"):
+                file[name] += outcome[name]
+            file["notes"] += [note for note in outcome["notes"] if note not in file["notes"]]
+            file["reason"] = file["reason"] or outcome["error"]
+    for file in files:
+        if file["reason"] and file["num_clips"]:
+            file["notes"].append(f"used up to a fault: {file['reason']}")
+    return files
+
+
+def write(out_dir: epath.Path, report: PrepareReport) -> None:
+    out_dir.mkdir(parents=True, exist_ok=True)
+    rejected = [
+        {name: file[name] for name in ("path", "clip_id", "reason")} for file in report.rejected
+    ]
+    # files.jsonl goes last: with it the run counts as finished.
+    for name, rows in zip(FILES, (rejected, report.files), strict=True):
+        units.write_text(out_dir / name, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _table(title: str, files: list[dict], words: Callable[[dict], str]) -> list[str]:
+    if not files:
+        return []
+    names = [os.path.basename(file["path"]) for file in files]
+    width = max(map(len, [title, *names]))
+    rows = [f"  {name:<{width}}  {words(file)}" for name, file in zip(names, files, strict=True)]
+    return [f"  {title:<{width}}  why", *rows]
