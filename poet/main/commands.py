@@ -8,6 +8,7 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,6 +64,25 @@ def parser(doc: str, name: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"poet {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """UserError unless files can be written to a folder, made if it is not there (remote: trusted).
+
+    Asked before long work, so that it does not end with nothing to show.
+    """
+    path = os.fspath(folder)
+    if "://" in path:
+        return
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {path} ({error.strerror or error}); choose a folder that you may"
+            " write to."
+        ) from error
 
 
 def split_gin(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:

@@ -52,6 +52,7 @@ class Program:
       state_shapes: State of ShapeDtypeStructs with shardings, to restore into. None: a fresh state
         is made and serves as the pattern, which costs its memory for a moment.
       warm_up: Called once before the first step, for example to compile in the background.
+      clean_up: Called when the run ends, however it ends.
       describe: Rows (what, value) printed when the run starts.
     """
 
@@ -63,6 +64,7 @@ class Program:
     place: Callable[[dict[str, Any]], dict[str, Any]] = jax.device_put
     state_shapes: TrainState | None = None
     warm_up: Callable[[], None] | None = None
+    clean_up: Callable[[], None] | None = None
     describe: tuple[tuple[str, str], ...] = ()
 
 
@@ -137,6 +139,8 @@ def run(
             progress.say(f"  {what}: {value}")
         if step:
             progress.say(f"  continuing from the checkpoint of step {step:,}")
+        if program.clean_up:
+            stack.callback(program.clean_up)
         if program.warm_up:
             program.warm_up()
         is_stopping = stack.enter_context(_sigterm())

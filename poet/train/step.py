@@ -39,8 +39,10 @@ def train_step(
     (loss, measured), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    measured = measured | {
-        "loss_nats": loss,
+    # `loss` is what is minimised; the loss function may report nats without its regularisers.
+    measured = {"loss_nats": loss} | measured
+    measured |= {
+        "loss": loss,
         "grad_norm": optax.tree.norm(grads),
         "update_norm": optax.tree.norm(updates),
     }

@@ -1,0 +1,40 @@
+"""Trains the language model on a prepared dataset, or goes on where a run was stopped.
+
+poet train --gin_file gin/runs/demo.gin --gin.MODEL_DIR=out/model --gin.DATA_DIR=out/dataset
+
+  --gin_file FILE     a run file; may be repeated, later files win
+  --gin.NAME=value    one binding, for example --gin.TRAIN_STEPS=100
+  --debug             shows the traceback of an error
+"""
+
+import sys
+
+from poet.main import commands
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `poet train` and returns its exit code."""
+    return commands.run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    files, bindings, rest = commands.split_gin(argv)
+    commands.parser(__doc__, "train").parse_args(rest)
+    if not files:
+        raise commands.UserError(
+            "No --gin_file was given; expected a run such as --gin_file gin/runs/demo.gin."
+        )
+
+    import gin
+
+    from poet.train import lm
+
+    commands.read_gin(files, bindings)
+    run = commands.call_configured(lm.LMRun)
+    state = lm.train(run, gin.operative_config_str)
+    print(f"Trained {int(state.step):,} steps; checkpoints and metrics: {run.loop.model_dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Programs compiled in background threads while the first ones already train."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+
+class BackgroundCompiler:
+    """Runs `compile()` functions in the order given and hands out what they return.
+
+    Args:
+      compiles: name -> function that returns a compiled program; first ones first.
+      num_threads: XLA compiles one program mostly on one core, so two programs at a time do not
+        get in each other's way on a machine with two.
+    """
+
+    def __init__(self, compiles: Mapping[str, Callable[[], Any]], num_threads: int = 2):
+        self._compiles = dict(compiles)
+        self._num_threads = num_threads
+        self._futures: dict[str, Future] = {}
+
+    def start(self) -> None:
+        """Queues everything and returns at once. Calling it again does nothing."""
+        if self._futures:
+            return
+        pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="compile")
+        self._futures = {name: pool.submit(fn) for name, fn in self._compiles.items()}
+        # The threads end when the queue is empty; what is not compiled by the end of a short
+        # program is dropped with `cancel`.
+        pool.shutdown(wait=False)
+
+    def get(self, name: str) -> Any:
+        """Returns the compiled program, waiting for it; an error of its compilation is raised."""
+        self.start()
+        return self._futures[name].result()
+
+    def cancel(self) -> None:
+        """Drops what has not begun."""
+        for future in self._futures.values():
+            future.cancel()

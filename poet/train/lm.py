@@ -1,0 +1,281 @@
+"""Trains the language model on a prepared dataset: settings, checks, then the common loop."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+import poet
+from poet.data import registry
+from poet.data.batches import AgdBatches
+from poet.data.groups import AgdConfig, Curriculum, SequenceSizes
+from poet.data.records import Dataset, open_dataset
+from poet.models.prefix_lm import PrefixLMConfig
+from poet.tokenizers.text import ByteTokenizer
+from poet.tokens.clip import ClipShape, SoundShape
+from poet.tokens.vocabulary import Vocabulary
+from poet.train import checkpoint, loop, partitioning
+from poet.train.lm_program import Evaluation, LMPrograms, lm_program
+from poet.train.meta import from_json, to_json
+from poet.train.optimizer import OptimizerConfig, make_optimizer
+from poet.train.partitioning import MeshConfig
+from poet.train.state import TrainState
+
+KIND = "prefix_lm"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LMRun:
+    """A training run of the language model.
+
+    Attributes:
+      data_dir: What `poet prepare` wrote.
+      mixture_or_task_name: A name that a module of `task_modules` registers.
+      model: Sizes. Its vocabulary and the text encoder's number of ids are replaced: they follow
+        from the dataset's tokenizers and from `text_tokenizer`.
+      loop: Where to, how long, and when to save and evaluate.
+      batch_tokens: Tokens of a step, over all devices.
+      text_tokenizer: Captions to ids.
+      optimizer: How parameters move.
+      mesh: How the devices are laid out.
+      evaluation: What is held out.
+      task_modules: Modules or files that register tasks.
+      task_weights: Relative steps of tasks that replace the mixture's.
+      curriculum: Schedule over image and video tasks.
+      text_dropout: Share of the examples that lose their text, for guidance.
+      train_split: The split trained on.
+    """
+
+    data_dir: epath.PathLike
+    mixture_or_task_name: str
+    model: PrefixLMConfig
+    loop: loop.LoopConfig
+    batch_tokens: int
+    text_tokenizer: ByteTokenizer | None = None
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    evaluation: Evaluation = Evaluation()
+    task_modules: tuple[str, ...] = ("tasks.paper", "tasks.mixtures")
+    task_weights: Mapping[str, float] | None = None
+    curriculum: Curriculum | None = None
+    text_dropout: float = 0.1
+    train_split: str = "train"
+
+    def __post_init__(self):
+        object.__setattr__(self, "task_modules", tuple(self.task_modules))
+        if self.text_tokenizer is None:
+            object.__setattr__(self, "text_tokenizer", ByteTokenizer(self.model.text_slots))
+        if self.text_tokenizer.num_slots != self.model.text_slots:
+            raise ValueError(
+                f"The model has text_slots={self.model.text_slots}, the text tokenizer"
+                f" {self.text_tokenizer.num_slots}; give both the same number."
+            )
+
+
+def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> TrainState:
+    """Trains, or goes on training, and returns the final state.
+
+    Args:
+      run: The settings.
+      operative_config: Gives the text of the configuration that is saved with checkpoints.
+
+    Raises:
+      ValueError: when dataset, tasks, model, mesh or an older checkpoint do not fit together;
+        nothing is written before these checks.
+    """
+    registry.load_task_modules(run.task_modules)
+    tasks = registry.resolve(run.mixture_or_task_name, run.task_weights)
+    dataset = open_dataset(run.data_dir)
+    sizes = sizes_of(dataset, run.text_tokenizer)
+    config = model_for(run.model, sizes)
+    mesh = partitioning.make_mesh(run.mesh)
+    batches = AgdBatches(dataset, tasks, sizes, run.text_tokenizer, _agd(run, mesh))
+    check_limits(config, sizes)
+    facts = _facts(run, dataset, sizes, config)
+    check_same_run(run.loop.model_dir, facts)
+    if run.loop.seed < 0:
+        raise ValueError(f"seed={run.loop.seed} must be 0 or more.")
+
+    tx = make_optimizer(run.optimizer, run.loop.num_steps)
+    programs = LMPrograms(config, tx, mesh, batches)
+    splits = tuple(name for name in run.evaluation.splits if dataset.splits.get(name))
+    evaluation = dataclasses.replace(run.evaluation, splits=splits)
+    describe = _describe(dataset, batches, programs, mesh)
+    program = lm_program(programs, batches, evaluation, mesh, describe)
+
+    def meta(step: int) -> dict[str, Any]:
+        text = operative_config() if operative_config else ""
+        return facts | {"data_positions": batches.positions(step), "operative_config": text}
+
+    return loop.run(program, run.loop, meta)
+
+
+def sizes_of(dataset: Dataset, text_tokenizer: ByteTokenizer) -> SequenceSizes:
+    """Returns clip, sound and id table of a prepared dataset, with the text tokenizer's ids.
+
+    Raises:
+      ValueError: when the dataset does not say how its ids were made.
+    """
+    facts = dataset.metadata
+    missing = [name for name in ("vocabulary", "clip") if not facts.get(name)]
+    if missing:
+        raise ValueError(
+            f"Dataset {dataset.directory} does not say its {' and '.join(missing)}; expected what"
+            " `poet prepare` writes down. Prepare it again."
+        )
+    table = dict(facts["vocabulary"]) | {"num_text": text_tokenizer.num_ids}
+    sound = facts.get("sound")
+    return SequenceSizes(
+        clip=from_json(ClipShape, facts["clip"]),
+        sound=from_json(SoundShape, sound) if sound else None,
+        text_slots=text_tokenizer.num_slots,
+        vocabulary=Vocabulary.from_dict(table),
+    )
+
+
+def model_for(model: PrefixLMConfig, sizes: SequenceSizes) -> PrefixLMConfig:
+    """Returns the model's config with the id table of the data."""
+    text = dataclasses.replace(model.text, num_ids=sizes.vocabulary.num_text)
+    return dataclasses.replace(model, vocabulary=sizes.vocabulary, text=text)
+
+
+def model_from_meta(meta: Mapping[str, Any]) -> PrefixLMConfig:
+    """Returns the config of the model that a checkpoint's facts describe (see `read_meta`).
+
+    Raises:
+      ValueError: when the checkpoint is of something else.
+    """
+    if meta.get("kind") != KIND:
+        raise ValueError(
+            f"Expected the checkpoint of a language model, got one of {meta.get('kind')!r}; pass"
+            " the MODEL_DIR of `poet train`."
+        )
+    return from_json(PrefixLMConfig, meta["model"])
+
+
+def check_limits(config: PrefixLMConfig, sizes: SequenceSizes) -> None:
+    """ValueError unless the model has learned positions for the whole clip."""
+    frames, rows, columns = sizes.clip.grid
+    asked = {"latent_frames": frames, "token_rows": rows, "token_columns": columns}
+    if sizes.sound:
+        asked["audio_frames"] = sizes.sound.num_audio_frames
+        asked["audio_levels"] = sizes.sound.num_levels
+    for name, count in asked.items():
+        limit = getattr(config.limits, name)
+        if count > limit:
+            raise ValueError(
+                f"The clips have {count} {name.replace('_', ' ')}, the model has positions for"
+                f" {limit}; set GridLimits.{name} = {count} or prepare smaller clips."
+            )
+
+
+# What may not change while a run goes on: name in the facts -> what it is called.
+_FIXED = {
+    "vocabulary": "the id table",
+    "tokenizers": "the tokenizers' fingerprints",
+    "text_tokenizer": "the text tokenizer",
+    "dataset_fingerprint": "the dataset",
+    "model": "the model's sizes",
+    "tasks": "the tasks and their shares",
+    "batch": "the batches (tokens a step, seed, text dropout, curriculum)",
+}
+
+
+def check_same_run(model_dir: epath.PathLike, facts: Mapping[str, Any]) -> None:
+    """ValueError when MODEL_DIR holds a checkpoint of a run with other data or another model."""
+    try:
+        step = checkpoint.newest_step(model_dir)
+    except ValueError:
+        return
+    before = checkpoint.read_meta(model_dir, step)
+    if before.get("kind") != KIND:
+        raise ValueError(
+            f"{model_dir} holds a checkpoint of {before.get('kind')!r}, not of a language model;"
+            " choose another MODEL_DIR."
+        )
+    for name, words in _FIXED.items():
+        if before.get(name) != facts[name]:
+            raise ValueError(
+                f"MODEL_DIR {model_dir} holds step {step} of a run that differs in {words}:"
+                f" {_difference(before.get(name), facts[name])}. Use the same settings and data to"
+                " continue it, or another MODEL_DIR to start anew."
+            )
+
+
+def _difference(before: Any, now: Any, name: str = "") -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                return _difference(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    return f"{name + ' ' if name else ''}was {before}, is now {now}"
+
+
+def _agd(run: LMRun, mesh: Any) -> AgdConfig:
+    return AgdConfig(
+        batch_tokens=run.batch_tokens,
+        seed=run.loop.seed,
+        split=run.train_split,
+        data_parallel_size=partitioning.batch_ways(mesh),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        text_dropout=run.text_dropout,
+        curriculum=run.curriculum,
+    )
+
+
+def _facts(
+    run: LMRun, dataset: Dataset, sizes: SequenceSizes, config: PrefixLMConfig
+) -> dict[str, Any]:
+    """What is saved with every checkpoint, as JSON."""
+    tasks = registry.resolve(run.mixture_or_task_name, run.task_weights)
+    batch = {
+        "batch_tokens": run.batch_tokens,
+        "seed": run.loop.seed,
+        "text_dropout": run.text_dropout,
+        "curriculum": to_json(run.curriculum),
+    }
+    return {
+        "kind": KIND,
+        "poet_version": poet.__version__,
+        "model": to_json(config),
+        "vocabulary": sizes.vocabulary.to_dict(),
+        "vocabulary_fingerprint": sizes.vocabulary.fingerprint,
+        "tokenizers": dict(dataset.fingerprints),
+        "text_tokenizer": {
+            "name": type(run.text_tokenizer).__name__,
+            "num_slots": run.text_tokenizer.num_slots,
+            "fingerprint": run.text_tokenizer.fingerprint,
+        },
+        "clip": to_json(sizes.clip),
+        "sound": to_json(sizes.sound),
+        "text_slots": sizes.text_slots,
+        "data_dir": str(run.data_dir),
+        "dataset_fingerprint": dataset.fingerprint,
+        "tasks": {entry.task.name: share for entry, share in tasks},
+        "batch": batch,
+        "num_steps": run.loop.num_steps,
+    }
+
+
+def _describe(dataset: Dataset, batches: AgdBatches, programs: LMPrograms, mesh: Any) -> Any:
+    splits = ", ".join(f"{count:,} {name}" for name, count in dataset.splits.items())
+    rows = [
+        ("dataset", f"{dataset.directory} ({splits})"),
+        ("parameters", f"{programs.num_parameters:,}"),
+        ("devices", f"{mesh.size} x {mesh.devices.flat[0].device_kind}"),
+    ]
+    for group in batches.describe():
+        share = group["share"]
+        late = share if isinstance(share, float) else share[-1]
+        rows.append(
+            (
+                str(group["group"]),
+                f"{group['batch']} x {group['length']} tokens (prefix {group['prefix']}),"
+                f" {late:.0%} of the steps, {group['records']:,} records",
+            )
+        )
+    for name, reason in batches.left_out.items():
+        rows.append((name, f"left out, {reason}"))
+    return tuple(rows)

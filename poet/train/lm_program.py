@@ -1,0 +1,214 @@
+"""The language model as a `Program`: sharded state, one compiled step a group, held-out loss."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.core import meta
+from jax.sharding import Mesh
+
+from poet.data.batches import AgdBatches
+from poet.models.prefix_lm import PrefixLM, PrefixLMConfig
+from poet.tokens.sequence import SequencePlan
+from poet.train import partitioning
+from poet.train import state as train_state
+from poet.train.compiling import BackgroundCompiler
+from poet.train.loop import Program
+from poet.train.state import TrainState
+from poet.train.step import Batch, Measures, train_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What is held out.
+
+    Attributes:
+      splits: Of the dataset; `lm.train` leaves out those it does not have.
+      num_examples: At most so many a task and split.
+    """
+
+    splits: tuple[str, ...] = ("validation", "held_out")
+    num_examples: int = 64
+
+    def __post_init__(self):
+        object.__setattr__(self, "splits", tuple(self.splits))
+        if self.num_examples < 0:
+            raise ValueError(
+                f"num_examples={self.num_examples} must be 0 or more; 0 evaluates nothing."
+            )
+
+
+class LMPrograms:
+    """Makes everything of a run that is compiled, for one model on one mesh."""
+
+    def __init__(
+        self,
+        config: PrefixLMConfig,
+        tx: optax.GradientTransformation,
+        mesh: Mesh,
+        batches: AgdBatches,
+    ):
+        self._model, self._tx, self._mesh = PrefixLM(config), tx, mesh
+        self._batches = batches
+        self._examples = {name: _example(group) for name, group in batches.groups.items()}
+        name = next(iter(self._examples))
+        boxed = self._shapes(batches.groups[name].plan, self._examples[name])
+        params = meta.unbox(boxed)
+        self.num_parameters = train_state.count_parameters(params)
+        self._init_with = (batches.groups[name].plan, self._examples[name])
+        state = jax.eval_shape(lambda: train_state.create(params, tx.init(params)))
+        param_shardings = partitioning.param_shardings(boxed, mesh)
+        whole = partitioning.replicated(mesh)
+        self._shardings = TrainState(
+            whole,
+            param_shardings,
+            partitioning.opt_state_shardings(state.opt_state, params, param_shardings, mesh),
+            {},
+        )
+        self.state_shapes = jax.tree.map(_shape, state, self._shardings)
+
+    def init(self, key: Any) -> TrainState:
+        """State before step 0, born sharded."""
+
+        def make(key):
+            params = meta.unbox(self._model.init(key, *_zeros(*self._init_with))["params"])
+            return train_state.create(params, self._tx.init(params))
+
+        with jax.set_mesh(self._mesh):
+            return jax.jit(make, out_shardings=self._shardings)(key)
+
+    def loss(self, plan: SequencePlan, params: Any, batch: Batch, key: Any) -> Any:
+        """(mean nats per weighted token, measures) of a batch; the model draws nothing."""
+        del key
+        with nn.logical_axis_rules(partitioning.RULES):
+            return self._model.apply({"params": params}, plan, batch, method="loss")
+
+    def compile_step(self, group: str) -> Any:
+        """The compiled (state, batch, key) -> (state, measures) of a group; donates the state."""
+        loss_fn = functools.partial(self.loss, self._batches.groups[group].plan)
+        step = functools.partial(train_step, loss_fn=loss_fn, tx=self._tx)
+        batch = partitioning.batch_sharding(self._mesh)
+        jitted = jax.jit(
+            step,
+            donate_argnums=0,
+            in_shardings=(self._shardings, batch, None),
+            out_shardings=(self._shardings, None),
+        )
+        with jax.set_mesh(self._mesh):
+            return jitted.lower(
+                self.state_shapes, self._examples[group], jax.random.key(0)
+            ).compile()
+
+    def compile_loss(self, group: str) -> Any:
+        """The compiled (params, batch) -> measures of a group, for evaluation."""
+        plan = self._batches.groups[group].plan
+
+        def measure(params: Any, batch: Batch) -> Measures:
+            return self.loss(plan, params, batch, None)[1]
+
+        batch = partitioning.batch_sharding(self._mesh)
+        jitted = jax.jit(measure, in_shardings=(self._shardings.params, batch))
+        with jax.set_mesh(self._mesh):
+            return jitted.lower(self.state_shapes.params, self._examples[group]).compile()
+
+    def _shapes(self, plan: SequencePlan, batch: Batch) -> Any:
+        make = functools.partial(self._model.init, plan=plan)
+        return jax.eval_shape(lambda key, b: make(key, batch=b), jax.random.key(0), batch)["params"]
+
+
+class HeldOut:
+    """Teacher-forced loss by task on the splits that are not trained on."""
+
+    def __init__(self, batches: AgdBatches, config: Evaluation, compiled: Any, mesh: Mesh):
+        self._batches, self._config = batches, config
+        self._compiled, self._mesh = compiled, mesh
+        self._cache: dict[tuple[str, str], list[Any]] = {}
+
+    def __call__(self, state: TrainState, step: int) -> dict[str, float]:
+        """{"loss_nats/SPLIT/TASK": mean nats a token, ..., "loss_nats/SPLIT": over all tasks}."""
+        del step
+        found = {}
+        for split in self._config.splits:
+            totals = np.zeros(2)
+            for task in self._tasks():
+                nats, tokens = self._task_loss(state.params, task, split)
+                if tokens:
+                    found[f"loss_nats/{split}/{task}"] = nats / tokens
+                totals += nats, tokens
+            if totals[1]:
+                found[f"loss_nats/{split}"] = totals[0] / totals[1]
+        return found
+
+    def _tasks(self) -> list[str]:
+        return [name for group in self._batches.groups.values() for name in group.task_names]
+
+    def _task_loss(self, params: Any, task: str, split: str) -> tuple[float, float]:
+        key = (task, split)
+        if key not in self._cache:
+            made = self._batches.eval_batches(task, split, self._config.num_examples)
+            self._cache[key] = [
+                (group, partitioning.shard_batch(batch, self._mesh)) for group, batch in made
+            ]
+        measured = [self._compiled(group)(params, batch) for group, batch in self._cache[key]]
+        rows = [jax.device_get((m["loss_nats"], m["num_tokens"])) for m in measured]
+        return sum(float(a) * float(b) for a, b in rows), sum(float(b) for _, b in rows)
+
+
+def lm_program(
+    programs: LMPrograms,
+    batches: AgdBatches,
+    evaluation: Evaluation,
+    mesh: Mesh,
+    describe: tuple[tuple[str, str], ...] = (),
+) -> Program:
+    """Returns what `loop.run` trains. Groups compile in the background, most frequent first."""
+    compiler = BackgroundCompiler(_compiles(programs, batches, bool(evaluation.num_examples)))
+    held_out = HeldOut(batches, evaluation, lambda group: compiler.get(f"loss/{group}"), mesh)
+    return Program(
+        name="train",
+        init=programs.init,
+        batch_at=batches.batch_at,
+        step_for=lambda group: compiler.get(f"step/{group}"),
+        evaluate=held_out if evaluation.num_examples else None,
+        place=functools.partial(partitioning.shard_batch, mesh=mesh),
+        state_shapes=programs.state_shapes,
+        warm_up=compiler.start,
+        clean_up=compiler.cancel,
+        describe=describe,
+    )
+
+
+def _compiles(programs: LMPrograms, batches: AgdBatches, has_evaluation: bool) -> dict[str, Any]:
+    names = list(batches.groups)
+    compiles = {f"step/{name}": functools.partial(programs.compile_step, name) for name in names}
+    if has_evaluation:
+        for name in names:
+            compiles[f"loss/{name}"] = functools.partial(programs.compile_loss, name)
+    return compiles
+
+
+def _example(group: Any) -> Batch:
+    """Shapes of a global batch of a group."""
+    rows, length = group.batch_size, group.plan.length - 1
+    shapes = {
+        "decoder_input_tokens": ((rows, length), jnp.int32),
+        "decoder_target_tokens": ((rows, length), jnp.int32),
+        "decoder_loss_weights": ((rows, length), jnp.float32),
+        "text_ids": ((rows, group.plan.num_text_slots), jnp.int32),
+        "text_is_dropped": ((rows,), jnp.bool_),
+    }
+    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
+
+def _zeros(plan: SequencePlan, batch: Batch) -> tuple[SequencePlan, Batch]:
+    # One row is enough to make the parameters.
+    return plan, {n: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype) for n, leaf in batch.items()}
+
+
+def _shape(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
