@@ -6,7 +6,7 @@ Axes: T frames, Y rows, X columns, S samples.
 import numpy as np
 
 from poet.shapes_world import world
-from poet.typing import Float, UInt8
+from poet.typing import Bool, Float, UInt8
 
 # Thin horizontal strips per pixel row; inside a strip the coverage of each pixel is exact.
 STRIPS_PER_PX = 16
@@ -65,6 +65,22 @@ def coverage(shape: str, x, y, half_extent, size_px: int) -> Float[np.ndarray, "
     picture = np.zeros((len(x), size_px, size_px), np.float32)
     picture[frame_index, rows[frame_index, row_index]] = row_cover[frame_index, row_index]
     return picture
+
+
+def box_mask(
+    spec: world.ClipSpec, size_px: int, num_frames: int = world.NUM_FRAMES
+) -> Bool[np.ndarray, "T Y X"]:
+    """True for every pixel that the box around the shape touches."""
+    times_s = world.frame_times_s(num_frames)
+    x, y = world.centre_at(spec, times_s)
+    half = world.half_extent_at(spec, times_s)
+    edges = np.arange(size_px + 1) / size_px
+
+    def touched(centre):
+        low, high = (centre - half)[:, None], (centre + half)[:, None]
+        return (edges[1:] > low) & (edges[:-1] < high)
+
+    return touched(y)[:, :, None] & touched(x)[:, None, :]
 
 
 def render_sound(spec: world.ClipSpec) -> Float[np.ndarray, "S"]:

@@ -189,3 +189,8 @@ def hit_times_s(spec: ClipSpec) -> tuple[float, ...]:
     speed_x, speed_y = velocity(spec)
     times = bounce_times_s(spec.start_x, speed_x) + bounce_times_s(spec.start_y, speed_y)
     return tuple(sorted(times))
+
+
+def hits_wall_after(spec: ClipSpec, last_given_frame: int = 8) -> bool:
+    """True if a wall hit falls between the last given frame and the last frame of the clip."""
+    return any(hit_s > last_given_frame / FRAMES_PER_SECOND for hit_s in hit_times_s(spec))

@@ -1,0 +1,1 @@
+"""Evaluators: each file turns what was generated into numbers with intervals."""
