@@ -2,4 +2,4 @@
 
 from tasks import paper, registry
 
-registry.register_mixture("poet_pretrain", {name: 1.0 for name in paper.NAMES})
+PRETRAIN = registry.register_mixture("poet_pretrain", {name: 1.0 for name in paper.NAMES})

@@ -1,13 +1,21 @@
-"""Runs the units of `prepare` as an Apache Beam pipeline."""
+"""Runs the units of `prepare` as an Apache Beam pipeline, in this process."""
+
+from collections.abc import Callable
 
 from poet.data import units
 
-# Beam pickles what it maps; workers of the in-process runner find the tokenizers here instead.
-_beam_workers: dict[str, units.UnitWorker] = {}
+# Beam pickles what it maps; the in-process runner's workers find tokenizers and counter here.
+_runs: dict[str, tuple[units.UnitWorker, Callable[[int], None]]] = {}
+_failures: dict[str, list[tuple[int, Exception]]] = {}
 
 
-def _run_on_beam(worker: units.UnitWorker, plan: list[units.Unit]) -> None:
-    """Runs the units through Beam's in-process runner; each writes its part file."""
+def run_units(
+    worker: units.UnitWorker, plan: list[units.Unit], on_piece: Callable[[int], None]
+) -> None:
+    """Maps the units to their part files; the same records as without Beam.
+
+    Raises ValueError where Beam is not installed, and what the first failing unit raised.
+    """
     try:
         import apache_beam as beam
         from apache_beam.runners.portability import fn_api_runner
@@ -17,18 +25,23 @@ def _run_on_beam(worker: units.UnitWorker, plan: list[units.Unit]) -> None:
             "Python versions); use runner='local', which gives the same records."
         ) from error
     name = str(worker.parts_dir)
-    _beam_workers[name] = worker
+    _runs[name], _failures[name] = (worker, on_piece), []
     try:
         # Not DirectRunner: Beam 2.77 tries to download another runner before it falls back.
         with beam.Pipeline(runner=fn_api_runner.FnApiRunner()) as pipeline:
-            numbered = pipeline | beam.Create([(name, unit) for unit in plan])
-            _ = numbered | beam.Reshuffle() | beam.Map(_run_beam_unit)
+            named = pipeline | beam.Create([(name, unit) for unit in plan])
+            _ = named | beam.Reshuffle() | beam.Map(_run_unit)
+        if _failures[name]:
+            raise min(_failures[name], key=lambda failure: failure[0])[1]
     finally:
-        del _beam_workers[name]
+        del _runs[name], _failures[name]
 
 
-def _run_beam_unit(named_unit: tuple[str, units.Unit]) -> None:
+def _run_unit(named_unit: tuple[str, units.Unit]) -> None:
+    """Computes one unit; failures are kept, since Beam would wrap them in a page of its own."""
     name, unit = named_unit
-    _beam_workers[name].run(unit)
-
-
+    worker, on_piece = _runs[name]
+    try:
+        worker.run(unit, on_piece)
+    except Exception as error:
+        _failures[name].append((unit.number, error))

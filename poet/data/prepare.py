@@ -64,7 +64,7 @@ def prepare(
     config: PrepareConfig,
     visual,
     audio=None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> prepare_report.PrepareReport:
     """Writes the token dataset of all media files to config.out_dir, or finishes doing so.
 
@@ -75,7 +75,7 @@ def prepare(
       config: what to read and how.
       visual: a VisualTokenizer.
       audio: an AudioTokenizer; None for records without sound.
-      progress: called with (pieces of files done, pieces in all, a few words).
+      progress: called with (files done, files in all); a long file counts as several.
 
     Raises:
       NothingUsableError: no file gave a record.
@@ -83,49 +83,41 @@ def prepare(
       ValueError: out_dir holds something else, or was begun with other tokenizers or rules.
     """
     out_dir = epath.Path(config.out_dir)
-    parts_dir = out_dir.parent / f".{out_dir.name}.parts"
     settings = _settings(config, visual, audio)
     rows = _rows(config)
     plan = units.plan_units(rows, config.rules, config.clips_per_unit)
-    media_key = hashlib.sha256("".join(unit.key for unit in plan).encode()).hexdigest()[:32]
-    if (finished := _finished(out_dir, settings, media_key)) is not None:
-        report = prepare_report.PrepareReport(
-            out_dir=str(out_dir), files=finished, num_units=len(plan), num_units_reused=len(plan)
-        )
-        if progress is not None:
-            progress(1, 1, "finished before")
-        return report
-    num_reused = _open_parts(parts_dir, settings, plan)
+    finished = _finished(out_dir, settings | {"file_format": config.file_format}, plan)
+    if finished is not None:
+        return finished
     worker = units.UnitWorker(
         rows=rows,
         rules=config.rules,
         visual=visual,
         audio=audio,
-        parts_dir=parts_dir,
+        parts_dir=out_dir.parent / f".{out_dir.name}.parts",
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         strict=config.strict,
     )
-    if config.runner == "beam":
-        beam_runner.run_units(worker, plan, on_piece)
-    else:
-        _run_here(worker, plan, progress)
-    files = prepare_report.collect(parts_dir, plan, rows)
+    num_reused = _open_parts(worker.parts_dir, settings, plan)
+    run_units = beam_runner.run_units if config.runner == "beam" else _run_units
+    run_units(worker, plan, _counter(plan, progress))
     report = prepare_report.PrepareReport(
-        out_dir=str(out_dir), files=files, num_units=len(plan), num_units_reused=num_reused
+        out_dir=str(out_dir),
+        files=prepare_report.collect(worker.parts_dir, plan, rows),
+        num_units=len(plan),
+        num_units_reused=num_reused,
     )
+    if report.num_records:
+        _write_dataset(config, settings, worker, plan)
+    prepare_report.write(out_dir, report, _media_key(plan))
+    worker.parts_dir.rmtree()
     if not report.num_records:
-        prepare_report.write(out_dir, report)
         raise NothingUsableError(
             f"None of the {len(rows)} files of {config.media} could be used; the reasons are in "
             f"{out_dir / 'rejected.jsonl'}.",
             report,
         )
-    metadata = settings | {"media": media_key}
-    splits = {split: _records(parts_dir, plan, split) for split in _split_names(rows)}
-    writer.write_dataset(out_dir, splits, metadata, file_format=config.file_format, overwrite=True)
-    prepare_report.write(out_dir, report)
-    parts_dir.rmtree()
     return report
 
 
@@ -152,12 +144,18 @@ def _settings(config: PrepareConfig, visual, audio) -> dict:
         },
         "preprocessing": dataclasses.asdict(rules)
         | {"stride_frames": rules.stride, "prepare_version": PREPARE_VERSION},
-        "file_format": config.file_format,
     }
 
 
-def _finished(out_dir: epath.Path, settings: dict, media_key: str) -> list[dict] | None:
-    """The outcomes of a finished run of the same files; an error where OUT is something else."""
+def _media_key(plan: list[units.Unit]) -> str:
+    """Names the files and captions that a run was given."""
+    return hashlib.sha256("".join(unit.key for unit in plan).encode()).hexdigest()[:32]
+
+
+def _finished(
+    out_dir: epath.Path, settings: dict, plan: list[units.Unit]
+) -> prepare_report.PrepareReport | None:
+    """The report of a finished run over the same files; an error where OUT is something else."""
     if not out_dir.exists():
         return None
     if not (out_dir / "poet.json").exists():
@@ -168,12 +166,15 @@ def _finished(out_dir: epath.Path, settings: dict, media_key: str) -> list[dict]
                 "choose another --out."
             )
         return None
-    metadata = json.loads((out_dir / "poet.json").read_text())["metadata"]
-    _check_settings(f"The dataset {out_dir}", metadata, settings)
-    files = out_dir / "files.jsonl"
-    if metadata.get("media") != media_key or not files.exists():
+    summary = json.loads((out_dir / "poet.json").read_text())
+    found = summary["metadata"] | {"file_format": summary["file_format"]}
+    _check_settings(f"The dataset {out_dir}", found, settings)
+    files = prepare_report.read(out_dir, _media_key(plan))
+    if files is None:
         return None
-    return [json.loads(line) for line in files.read_text().splitlines()]
+    return prepare_report.PrepareReport(
+        out_dir=str(out_dir), files=files, num_units=len(plan), num_units_reused=len(plan)
+    )
 
 
 def _check_settings(where: str, found: dict, expected: dict) -> None:
@@ -194,7 +195,7 @@ def _check_settings(where: str, found: dict, expected: dict) -> None:
 def _open_parts(parts_dir: epath.Path, settings: dict, plan: list[units.Unit]) -> int:
     """Makes the folder of unfinished work, or checks it; returns how many units are done."""
     path = parts_dir / "settings.json"
-    if path.exists():
+    if path.exists() and any(parts_dir.glob("part-*")):
         _check_settings(
             f"The unfinished work in {parts_dir}", json.loads(path.read_text()), settings
         )
@@ -204,7 +205,8 @@ def _open_parts(parts_dir: epath.Path, settings: dict, plan: list[units.Unit]) -
     return sum((parts_dir / unit.file_name).exists() for unit in plan)
 
 
-def _run_here(worker: units.UnitWorker, plan: list[units.Unit], progress) -> None:
+def _counter(plan: list[units.Unit], progress) -> Callable[[int], None]:
+    """A function that is told how many more pieces are done, and tells `progress`."""
     num_pieces = sum(len(unit.pieces) for unit in plan)
     num_done = 0
 
@@ -212,17 +214,24 @@ def _run_here(worker: units.UnitWorker, plan: list[units.Unit], progress) -> Non
         nonlocal num_done
         num_done += count
         if progress is not None:
-            progress(num_done, num_pieces, "")
+            progress(num_done, num_pieces)
 
+    return on_piece
+
+
+def _run_units(worker: units.UnitWorker, plan: list[units.Unit], on_piece) -> None:
     for unit in plan:
-        if (worker.parts_dir / unit.file_name).exists():
-            on_piece(len(unit.pieces))
-        else:
-            worker.run(unit, on_piece)
+        worker.run(unit, on_piece)
 
 
-def _split_names(rows: list[ManifestRow]) -> list[str]:
-    return list(dict.fromkeys(row.split for row in rows))
+def _write_dataset(config: PrepareConfig, settings: dict, worker, plan) -> None:
+    splits = {
+        split: _records(worker.parts_dir, plan, split)
+        for split in dict.fromkeys(row.split for row in worker.rows)
+    }
+    writer.write_dataset(
+        config.out_dir, splits, settings, file_format=config.file_format, overwrite=True
+    )
 
 
 def _records(parts_dir, plan, split: str) -> Iterator[dict]:

@@ -10,8 +10,8 @@ from etils import epath
 from poet.data import units
 from poet.media.manifest import ManifestRow
 
-# The last one marks a finished run.
-FILES = ("rejected.jsonl", "files.jsonl")
+# Written in this order: the last one marks a finished run.
+FILES = ("rejected.jsonl", "files.jsonl", "prepare.json")
 _COUNTS = ("num_clips", "num_images", "num_with_sound")
 
 
@@ -36,10 +36,7 @@ class PrepareReport:
 
     def lines(self) -> list[str]:
         """The report as lines to print: totals, still images, notes, the table of rejects."""
-        total = {
-            name: sum(file[name] for file in self.files)
-            for name in ("num_clips", "num_images", "num_with_sound")
-        }
+        total = {name: sum(file[name] for file in self.files) for name in _COUNTS}
         lines = [
             f"{len(self.files)} files gave {total['num_clips']} clips "
             f"({total['num_with_sound']} with sound) and {total['num_images']} still images; "
@@ -50,16 +47,14 @@ class PrepareReport:
         return lines + _table("rejected", self.rejected, lambda file: file["reason"])
 
 
-def collect(parts_dir, plan, rows: list[ManifestRow]) -> list[dict]:
+def collect(parts_dir: epath.Path, plan: list[units.Unit], rows: list[ManifestRow]) -> list[dict]:
     """One dict a row, its pieces added up."""
     files = [
         {
             "path": str(row.path),
             "clip_id": row.clip_id,
             "split": row.split,
-            "num_clips": 0,
-            "num_images": 0,
-            "num_with_sound": 0,
+            **dict.fromkeys(_COUNTS, 0),
             "notes": [],
             "reason": "",
         }
@@ -69,7 +64,7 @@ def collect(parts_dir, plan, rows: list[ManifestRow]) -> list[dict]:
         _, outcomes = units.load_part(parts_dir / unit.file_name)
         for outcome in outcomes:
             file = files[outcome["row"]]
-            for name in ("num_clips", "num_images", "num_with_sound"):
+            for name in _COUNTS:
                 file[name] += outcome[name]
             file["notes"] += [note for note in outcome["notes"] if note not in file["notes"]]
             file["reason"] = file["reason"] or outcome["error"]
@@ -79,14 +74,23 @@ def collect(parts_dir, plan, rows: list[ManifestRow]) -> list[dict]:
     return files
 
 
-def write(out_dir: epath.Path, report: PrepareReport) -> None:
+def write(out_dir: epath.Path, report: PrepareReport, media_key: str) -> None:
+    """Writes rejected.jsonl, files.jsonl and the key of the files that the run was given."""
     out_dir.mkdir(parents=True, exist_ok=True)
     rejected = [
         {name: file[name] for name in ("path", "clip_id", "reason")} for file in report.rejected
     ]
-    # files.jsonl goes last: with it the run counts as finished.
-    for name, rows in zip(FILES, (rejected, report.files), strict=True):
+    for name, rows in zip(FILES, (rejected, report.files), strict=False):
         units.write_text(out_dir / name, "".join(json.dumps(row) + "\n" for row in rows))
+    units.write_text(out_dir / FILES[-1], json.dumps({"media_key": media_key}) + "\n")
+
+
+def read(out_dir: epath.Path, media_key: str) -> list[dict] | None:
+    """The `files` of a finished run over the same media; None where there is none."""
+    mark = out_dir / FILES[-1]
+    if not mark.exists() or json.loads(mark.read_text())["media_key"] != media_key:
+        return None
+    return [json.loads(line) for line in (out_dir / "files.jsonl").read_text().splitlines()]
 
 
 def _table(title: str, files: list[dict], words: Callable[[dict], str]) -> list[str]:

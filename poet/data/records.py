@@ -91,7 +91,7 @@ class Dataset:
         """Names the records and their metadata."""
         return self.summary["fingerprint"]
 
-    def read(self, split: str, index: int) -> dict:
+    def read(self, split: str, index: int | np.integer) -> dict:
         """The record: clip_id, caption, visual [t, h, w], audio [levels, frames], facts."""
         return self._split(split).read(index)
 
@@ -159,7 +159,7 @@ class _Split:
             self._capability[name] = self._load_index(name)
         return self._capability[name]
 
-    def read(self, index: int) -> dict:
+    def read(self, index: int | np.integer) -> dict:
         index = int(index)
         if not 0 <= index < self.num_records:
             raise ValueError(

@@ -135,6 +135,8 @@ class UnitWorker:
         """Computes one unit and writes its part file; does nothing where that exists."""
         path = self.parts_dir / unit.file_name
         if path.exists():
+            if on_piece is not None:
+                on_piece(len(unit.pieces))
             return
         records, batches, outcomes = [], _Batches(self), {}
         jobs = [partial(self._cut, piece) for piece in unit.pieces]

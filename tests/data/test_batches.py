@@ -1,0 +1,249 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from poet.data import batches, groups, objectives, order, records, registry, writer
+from poet.tokens import sequence, tasks, vocabulary
+from poet.tokens.clip import ClipShape
+
+NAMES = [f"poet_{name}" for name in tasks.TASKS]
+
+
+@pytest.fixture(scope="module")
+def make(dataset, pretrain, sizes, text_tokenizer):
+    """Keyword arguments of AgdConfig -> AgdBatches over the small dataset."""
+
+    def make_batches(**options):
+        config = groups.AgdConfig(**{"batch_tokens": 1200, **options})
+        return batches.AgdBatches(dataset, pretrain, sizes, text_tokenizer, config)
+
+    return make_batches
+
+
+def _assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].dtype == other[name].dtype
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_batch_is_its_records_assembled(make, dataset, sizes, text_tokenizer):
+    agd, seen = make(seed=3), dict.fromkeys(NAMES, 0)
+    for step in range(40):
+        group, batch = agd.batch_at(step)
+        entry, plan = registry.get(group), agd.groups[group].plan
+        served, stream = dataset.having("train", entry.needs), f"order/train/{group}"
+        for row in range(agd.groups[group].batch_size):
+            at = int(order.index_at(3, stream, seen[group], len(served)))
+            record = dataset.read("train", served[at])
+            fields = objectives.take_parts(record, entry.task, text_tokenizer)
+            want = sequence.assemble(plan, fields)
+            _assert_equal({name: batch[name][row] for name in want}, want)
+            seen[group] += 1
+    assert all(seen.values())
+    assert {name: at["examples"] for name, at in agd.positions(40).items()} == seen
+
+
+def test_shapes_are_static_and_nothing_is_padding(make):
+    agd = make()
+    for step in range(30):
+        group, batch = agd.batch_at(step)
+        plan, size = agd.groups[group].plan, agd.groups[group].batch_size
+        assert batch["decoder_input_tokens"].shape == (size, plan.length - 1)
+        assert batch["text_ids"].shape == (size, plan.num_text_slots)
+        assert batch["text_is_dropped"].shape == (size,)
+        # <pad> stands in the text slots, which the text encoder fills, and nowhere else.
+        is_pad = np.zeros(plan.length - 1, bool)
+        if plan.text_slot:
+            is_pad[plan.text_slot.start : plan.text_slot.stop] = True
+        got = batch["decoder_input_tokens"] == vocabulary.PAD
+        np.testing.assert_array_equal(got, np.broadcast_to(is_pad, got.shape))
+
+
+def test_steps_can_be_asked_in_any_order(make):
+    forward, backward = make(), make()
+    later = {step: backward.batch_at(step) for step in reversed(range(20))}
+    for step in range(20):
+        group, batch = forward.batch_at(step)
+        assert group == later[step][0] == forward.group_at(step)
+        _assert_equal(batch, later[step][1])
+
+
+def test_far_steps_agree_with_counting(make):
+    agd = make()
+    drawn = [agd.group_at(step) for step in range(9000)]
+    want = {name: drawn.count(name) * agd.groups[name].batch_size for name in NAMES}
+    assert {name: at["examples"] for name, at in make().positions(9000).items()} == want
+
+
+def test_hosts_read_disjoint_rows_of_one_batch(make):
+    whole = make(data_parallel_size=4)
+    for count in (2, 4):
+        hosts = [
+            make(data_parallel_size=4, process_index=index, process_count=count)
+            for index in range(count)
+        ]
+        for step in range(5):
+            group, want = whole.batch_at(step)
+            parts = [host.batch_at(step) for host in hosts]
+            assert {name for name, _ in parts} == {group}
+            joined = {name: np.concatenate([part[name] for _, part in parts]) for name in want}
+            _assert_equal(joined, want)
+
+
+@pytest.mark.parametrize("data_parallel_size", [1, 2, 8])
+def test_tokens_of_a_step_are_level(make, data_parallel_size):
+    agd = make(batch_tokens=40_000, data_parallel_size=data_parallel_size)
+    for group in agd.groups.values():
+        assert group.batch_size % data_parallel_size == 0
+        assert abs(group.tokens_per_step / 40_000 - 1) < 0.05
+
+
+def test_tiny_batches_come_as_near_as_they_can():
+    assert groups.group_batch_size(10, 151, 1) == 1
+    assert groups.group_batch_size(10, 151, 8) == 8
+    assert groups.group_batch_size(370, 151, 1) == 2
+    assert groups.group_batch_size(390, 151, 1) == 3
+
+
+def test_weights_are_shares_of_the_steps(dataset, sizes, text_tokenizer, pretrain):
+    weights = {"poet_text_to_video": 6.0, "poet_video_to_audio": 2.0, "poet_unconditional": 0.0}
+    shared = registry.resolve("poet_pretrain", weights)
+    config = groups.AgdConfig(batch_tokens=300)
+    agd = batches.AgdBatches(dataset, shared, sizes, text_tokenizer, config)
+    drawn = [agd.group_at(step) for step in range(4000)]
+    assert "poet_unconditional" not in agd.groups
+    want = dict(shared_names(shared))
+    for name in agd.groups:
+        assert abs(drawn.count(name) / 4000 - want[name]) < 0.025
+    assert want["poet_text_to_video"] == pytest.approx(3 * want["poet_video_to_audio"])
+    assert list(agd.groups)[0] == "poet_text_to_video"
+
+
+def shared_names(shared):
+    return [(entry.name, share) for entry, share in shared]
+
+
+def test_curriculum_turns_from_images_to_video_after_a_quarter(make):
+    agd = make(curriculum=groups.Curriculum(num_steps=4000))
+    is_image = np.array([agd.group_at(step) == "poet_text_to_image" for step in range(4000)])
+    assert abs(is_image[:1000].mean() - 0.9) < 0.03
+    assert abs(is_image[1000:].mean() - 0.1) < 0.02
+    rows = {row["group"]: row["share"] for row in agd.describe()}
+    np.testing.assert_allclose(rows["poet_text_to_image"], (0.9, 0.1))
+    np.testing.assert_allclose(rows["poet_unconditional"], (0.02, 0.18))
+
+
+def test_curriculum_needs_both_kinds(dataset, sizes, text_tokenizer, pretrain):
+    video = [pair for pair in pretrain if pair[0].name != "poet_text_to_image"]
+    curriculum = groups.Curriculum(num_steps=100)
+    np.testing.assert_allclose(groups.phase_shares(video, curriculum), 1 / 5)
+
+
+def test_a_tenth_of_the_texts_is_dropped(make):
+    dropped, total = 0, 0
+    agd = make(batch_tokens=20_000)
+    for step in range(60):
+        group, batch = agd.batch_at(step)
+        if agd.groups[group].plan.task.has_text:
+            dropped += batch["text_is_dropped"].sum()
+            total += batch["text_is_dropped"].size
+        else:
+            assert not batch["text_is_dropped"].any()
+    assert total > 4000 and abs(dropped / total - 0.1) < 0.02
+
+
+def test_tasks_with_equal_plans_share_a_group(dataset, sizes, text_tokenizer):
+    task = dataclasses.replace(tasks.get("unconditional"), name="again")
+    entries = [
+        (registry.TaskEntry(name=name, task=value, needs=objectives.needs(value)), 0.5)
+        for name, value in (("first", tasks.get("unconditional")), ("second", task))
+    ]
+    config = groups.AgdConfig(batch_tokens=300)
+    agd = batches.AgdBatches(dataset, entries, sizes, text_tokenizer, config)
+    assert agd.groups["first"].task_names == ("first", "second") and len(agd.groups) == 1
+    assert {agd.group_at(step) for step in range(20)} == {"first"}
+    # Each walks through the records in its own order.
+    assert {name for name, at in agd.positions(20).items() if at["examples"]} == {
+        "first",
+        "second",
+    }
+
+
+def test_silent_clips_enter_no_audio_task(dataset, make):
+    agd = make()
+    served = agd._served(registry.get("poet_video_to_audio"), "train")
+    assert all(dataset.read("train", index)["has_audio"] for index in served)
+    assert len(served) < 43
+
+
+def test_tasks_without_records_are_left_out(
+    make_records, metadata, sizes, text_tokenizer, pretrain, tmp_path
+):
+    stills = [record for record in make_records(0, 43) if record["visual"].shape[0] == 1]
+    writer.write_dataset(tmp_path / "stills", {"train": stills}, metadata)
+    dataset, config = records.open_dataset(tmp_path / "stills"), groups.AgdConfig(batch_tokens=300)
+    agd = batches.AgdBatches(dataset, pretrain, sizes, text_tokenizer, config)
+    assert list(agd.groups) == ["poet_text_to_image"]
+    want = "no record of split 'train' has audio and video"
+    assert agd.left_out["poet_video_to_audio"] == want
+    video = [pair for pair in pretrain if pair[0].name != "poet_text_to_image"]
+    with pytest.raises(ValueError, match="No task can be trained on .*stills.*has video"):
+        batches.AgdBatches(dataset, video, sizes, text_tokenizer, config)
+
+
+def test_eval_batches_hold_each_example_once(make, dataset):
+    agd = make(seed=5)
+    for name in NAMES:
+        num_served = len(dataset.having("validation", registry.get(name).needs))
+        group, plan = agd.groups[name], agd.groups[name].plan
+        found = agd.eval_batches(name, "validation", 100)
+        assert len(found) == -(-num_served // group.batch_size)
+        weights = np.concatenate([batch["decoder_loss_weights"] for _, batch in found])
+        counts = (weights == plan.loss_weights).all(axis=1)
+        assert counts[:num_served].all() and not weights[num_served:].any()
+        rows = np.concatenate([batch["decoder_input_tokens"] for _, batch in found])[:num_served]
+        assert len(np.unique(rows, axis=0)) == num_served
+        assert not any(batch["text_is_dropped"].any() for _, batch in found)
+        # The same examples whatever the run's seed.
+        for one, other in zip(found, make(seed=6).eval_batches(name, "validation", 100)):
+            _assert_equal(one[1], other[1])
+    assert agd.eval_batches(NAMES[0], "validation", 0) == []
+    with pytest.raises(ValueError, match="Task 'sing' is not trained here"):
+        agd.eval_batches("sing", "validation", 1)
+
+
+def test_refuses_a_dataset_of_another_size(dataset, pretrain, sizes, text_tokenizer):
+    config = groups.AgdConfig(batch_tokens=300)
+    for change, message in (
+        ({"clip": ClipShape(17, 32, 32)}, "ids of shape 1x2x2, 5x2x2.*have 1x4x4 or 5x4x4"),
+        (
+            {"sound": dataclasses.replace(sizes.sound, num_levels=1)},
+            "has 2 audio levels, the model 1",
+        ),
+    ):
+        other = dataclasses.replace(sizes, **change)
+        with pytest.raises(ValueError, match=message):
+            batches.AgdBatches(dataset, pretrain, other, text_tokenizer, config)
+    with pytest.raises(ValueError, match="need a text tokenizer, got None"):
+        batches.AgdBatches(dataset, pretrain, sizes, None, config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_tokens": 0}, "batch_tokens=0 and data_parallel_size=1 must be at least 1"),
+        ({"batch_tokens": 1, "text_dropout": 1.5}, "share from 0 to 1, got 1.5"),
+        ({"batch_tokens": 1, "process_count": 2}, "Process 0 of 2 cannot get equal rows"),
+        ({"batch_tokens": 1, "process_index": 1}, "Process 1 of 1 cannot get equal rows"),
+    ],
+)
+def test_refuses_unfit_config(options, message):
+    with pytest.raises(ValueError, match=message):
+        groups.AgdConfig(**options)
+
+
+def test_refuses_an_unfit_curriculum():
+    with pytest.raises(ValueError, match="late_image_share must be a share from 0 to 1, got 2"):
+        groups.Curriculum(num_steps=1, late_image_share=2)
