@@ -138,9 +138,7 @@ class AgdBatches:
                 kept.append((entry, share))
                 continue
             wants = " and ".join(sorted(entry.needs)) or "anything"
-            self.left_out[entry.name] = (
-                f"no record of split {self._config.split!r} has {wants}"
-            )
+            self.left_out[entry.name] = f"no record of split {self._config.split!r} has {wants}"
         if not kept:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
             raise ValueError(
@@ -193,9 +191,7 @@ class AgdBatches:
         records = self._served(entry, split_name)
         at = order.index_at(seed, order_stream(entry.name, split_name), positions, len(records))
         fields = [
-            entry.objective(
-                self._dataset.read(split_name, index), entry.task, self._text_tokenizer
-            )
+            entry.objective(self._dataset.read(split_name, index), entry.task, self._text_tokenizer)
             for index in records[at]
         ]
         batch = sequence.assemble(group.plan, _stack(entry.name, fields))

@@ -144,7 +144,7 @@ def make_groups(
 
 
 def phase_shares(tasks: SharedTasks, curriculum: Curriculum | None) -> np.ndarray:
-    """Float64 [phases, tasks]: share of the steps, one row without and two rows with a curriculum."""
+    """Float64 [phases, tasks]: share of the steps; two phases with a curriculum, else one."""
     shares = np.array([share for _, share in tasks], np.float64)
     is_image = np.array([is_image_task(entry.task) for entry, _ in tasks])
     if curriculum is None:

@@ -51,9 +51,7 @@ def needs(task: Task) -> frozenset[str]:
 
 def is_image_task(task: Task) -> bool:
     """Whether the task writes one still image and nothing else."""
-    return all(
-        part.kind == "visual" and (part.start, part.stop) == (0, 1) for part in task.outputs
-    )
+    return all(part.kind == "visual" and (part.start, part.stop) == (0, 1) for part in task.outputs)
 
 
 def _text_ids(record, task, text_tokenizer):

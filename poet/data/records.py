@@ -1,8 +1,8 @@
 """Random access to the records of a prepared dataset, without TensorFlow.
 
-    dataset = open_dataset("out/demo/dataset")
-    dataset.read("train", 7)["visual"]            # int32 [t, h, w], local codes
-    dataset.capability("train", "audio")          # positions of the records with sound
+dataset = open_dataset("out/demo/dataset")
+dataset.read("train", 7)["visual"]            # int32 [t, h, w], local codes
+dataset.capability("train", "audio")          # positions of the records with sound
 """
 
 import dataclasses

@@ -60,7 +60,8 @@ def write_dataset(
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         work_dir = out_dir.parent / f".{out_dir.name}.tmp"
         # Left over from a run that was killed.
-        shutil.rmtree(work_dir, ignore_errors=True)
+        for left_over in (work_dir, _old_dir(out_dir)):
+            shutil.rmtree(left_over, ignore_errors=True)
         work_dir.mkdir()
     else:
         work_dir = epath.Path(tempfile.mkdtemp(prefix=f"{DATASET_NAME}-"))
@@ -181,11 +182,9 @@ def _publish(work_dir, out_dir, is_local):
     if is_local:
         if out_dir.exists():
             # Two renames instead of a deletion that could be interrupted half-way.
-            old_dir = out_dir.parent / f".{out_dir.name}.old"
-            shutil.rmtree(old_dir, ignore_errors=True)
-            os.rename(out_dir, old_dir)
+            os.rename(out_dir, _old_dir(out_dir))
             os.rename(work_dir, out_dir)
-            shutil.rmtree(old_dir)
+            shutil.rmtree(_old_dir(out_dir))
         else:
             os.rename(work_dir, out_dir)
         return
@@ -196,6 +195,10 @@ def _publish(work_dir, out_dir, is_local):
     names += [f"index/{path.name}" for path in (work_dir / "index").iterdir()]
     for name in sorted(names, key=lambda name: (name == "poet.json", name)):
         _copy(work_dir / name, out_dir / name)
+
+
+def _old_dir(out_dir):
+    return out_dir.parent / f".{out_dir.name}.old"
 
 
 def _is_local(path) -> bool:

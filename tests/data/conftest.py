@@ -41,9 +41,7 @@ def write(metadata):
 
     def write_small(directory, **options):
         splits = {"train": _records(0, 43), "validation": _records(1, 11)}
-        return writer.write_dataset(
-            directory, splits, metadata, records_per_shard=20, **options
-        )
+        return writer.write_dataset(directory, splits, metadata, records_per_shard=20, **options)
 
     return write_small
 

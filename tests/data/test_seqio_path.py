@@ -1,0 +1,155 @@
+"""SeqIO's path and the TF-free path give equal bytes. Only this test file imports TensorFlow."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from poet.data import batches, converter, groups, records, registry, seqio_tasks
+from poet.tokens import sequence, tasks
+
+NAMES = [f"poet_{name}" for name in tasks.TASKS]
+SEED = 11
+# SeqIO and TFDS call what newer numpy, protobuf and TensorFlow have deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def seqio():
+    """SeqIO, imported late: it takes seconds."""
+    return pytest.importorskip("seqio")
+
+
+@pytest.fixture
+def registered(seqio, dataset_dir, text_tokenizer, pretrain):
+    """Names in SeqIO over the small array_record dataset; epochs enough for 100 batches."""
+    return seqio_tasks.register_seqio(dataset_dir, text_tokenizer, num_epochs=100)
+
+
+@pytest.fixture(scope="module")
+def tfrecord_dir(tmp_path_factory, write):
+    """The small dataset as tfrecord."""
+    directory = tmp_path_factory.mktemp("tfrecord") / "dataset"
+    write(directory, file_format="tfrecord")
+    return directory
+
+
+def _seqio_examples(seqio, name, plan, *, shuffle, text_dropout):
+    dataset = seqio.get_dataset(
+        name,
+        converter.task_feature_lengths(plan),
+        dataset_split="train",
+        shuffle=shuffle,
+        seed=SEED,
+        feature_converter=converter.feature_converter(
+            plan, task_name=name, text_dropout=text_dropout, seed=SEED
+        ),
+    )
+    return dataset.as_numpy_iterator()
+
+
+def _assert_same_bytes(seqio, name, num_steps, dataset, sizes, text_tokenizer):
+    config = groups.AgdConfig(batch_tokens=400, seed=SEED, text_dropout=0.3)
+    shared = registry.resolve(name)
+    agd = batches.AgdBatches(dataset, shared, sizes, text_tokenizer, config)
+    plan, size = agd.groups[name].plan, agd.groups[name].batch_size
+    examples = _seqio_examples(seqio, name, plan, shuffle=True, text_dropout=0.3)
+    for step in range(num_steps):
+        _, want = agd.batch_at(step)
+        rows = list(itertools.islice(examples, size))
+        got = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        assert got.keys() == want.keys()
+        for key in want:
+            assert (got[key].dtype, got[key].shape) == (want[key].dtype, want[key].shape)
+            assert got[key].tobytes() == want[key].tobytes(), (step, key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batches_have_equal_bytes(name, seqio, registered, dataset, sizes, text_tokenizer):
+    _assert_same_bytes(seqio, name, 6, dataset, sizes, text_tokenizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_100_batches_have_equal_bytes(name, seqio, registered, dataset, sizes, text_tokenizer):
+    _assert_same_bytes(seqio, name, 100, dataset, sizes, text_tokenizer)
+
+
+def test_unshuffled_reading_is_file_order(seqio, registered, dataset, sizes, text_tokenizer):
+    found, want = _unshuffled(seqio, "poet_video_to_audio", dataset, sizes, text_tokenizer)
+    assert found == want
+
+
+def test_tfds_source_reads_tfrecord(seqio, tfrecord_dir, sizes, text_tokenizer, pretrain):
+    names = ["poet_text_to_video", "poet_video_to_audio"]
+    assert seqio_tasks.register_seqio(tfrecord_dir, text_tokenizer, task_names=names) == names
+    assert isinstance(seqio.TaskRegistry.get(names[0]).source, seqio.TfdsDataSource)
+    dataset = records.open_dataset(tfrecord_dir)
+    for name in names:
+        found, want = _unshuffled(seqio, name, dataset, sizes, text_tokenizer)
+        # TFDS reads a few shards at a time, in turns.
+        assert sorted(found) == sorted(want)
+
+
+def _unshuffled(seqio, name, dataset, sizes, text_tokenizer):
+    """Bytes of every example: SeqIO's, and those of the records in file order."""
+    entry = registry.get(name)
+    plan = sizes.plan(entry.task)
+    found = _seqio_examples(seqio, name, plan, shuffle=False, text_dropout=0.0)
+    want = []
+    for index in dataset.having("train", entry.needs):
+        record = dataset.read("train", index)
+        fields = entry.objective(record, entry.task, text_tokenizer)
+        want.append(sequence.assemble(plan, fields))
+    keys = list(want[0])
+    return [
+        [b"".join(row[key].tobytes() for key in keys) for row in rows] for rows in (found, want)
+    ]
+
+
+def test_both_file_formats_hold_the_same_records(dataset, tfrecord_dir):
+    other = records.open_dataset(tfrecord_dir)
+    assert other.fingerprint == dataset.fingerprint and other.splits == dataset.splits
+    for index in range(43):
+        one, two = dataset.read("train", index), other.read("train", index)
+        assert one["clip_id"] == two["clip_id"]
+        np.testing.assert_array_equal(one["visual"], two["visual"])
+        np.testing.assert_array_equal(one["audio"], two["audio"])
+
+
+def test_a_tfrecord_shard_cut_short_is_named(write, tmp_path):
+    write(tmp_path / "cut", file_format="tfrecord")
+    path = sorted((tmp_path / "cut").glob("*-train.*"))[0]
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=f"{path.name} is corrupt.*ends inside record 19"):
+        records.open_dataset(tmp_path / "cut").read("train", 3)
+
+
+def test_mixture_is_seqios_mixture(seqio, registered):
+    mixture = seqio.get_mixture_or_task("poet_pretrain")
+    assert sorted(task.name for task in mixture.tasks) == sorted(NAMES)
+    mixed = mixture.get_dataset(None, "train", shuffle=True, seed=0, num_epochs=1)
+    for example in itertools.islice(mixed.as_numpy_iterator(), 5):
+        assert {name: array.ndim for name, array in example.items()} == {
+            "visual": 3,
+            "audio": 2,
+            "text_ids": 1,
+        }
+
+
+def test_a_mixture_made_with_seqio_is_found(seqio, registered):
+    rates = [("poet_unconditional", 1.0), ("poet_text_to_video", 3.0)]
+    seqio.MixtureRegistry.remove("theirs")
+    seqio.MixtureRegistry.add("theirs", rates)
+    shares = {entry.name: share for entry, share in registry.resolve("theirs")}
+    assert shares == {"poet_unconditional": 0.25, "poet_text_to_video": 0.75}
+
+
+def test_importing_the_modules_imports_no_tensorflow():
+    script = (
+        "import sys; import tasks.registry, tasks.mixtures; from poet.data import converter;"
+        "assert not {'tensorflow', 'seqio'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
