@@ -115,16 +115,14 @@ def _read_text(path: Path) -> str:
 def _read_table(path: Path):
     """Yields (line number, fields) of a TSV or CSV file."""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.DictReader(
-        io.StringIO(_read_text(path), newline=""), delimiter=delimiter, restkey=""
-    )
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter)
     if not {"file", "path"} & set(reader.fieldnames or ()):
         raise MediaError(
             f"{path}, line 1: expected column names with 'file' or 'path', got "
             f"{reader.fieldnames or 'nothing'}; add that line."
         )
     for fields in reader:
-        if "" in fields:
+        if None in fields:
             raise MediaError(
                 f"{path}, line {reader.line_num}: more fields than the {len(reader.fieldnames)} "
                 "column names; quote fields that hold the separator."
