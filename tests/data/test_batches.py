@@ -142,16 +142,17 @@ def test_curriculum_needs_both_kinds(dataset, sizes, text_tokenizer, pretrain):
 
 
 def test_a_tenth_of_the_texts_is_dropped(make):
-    dropped, total = 0, 0
-    agd = make(batch_tokens=20_000)
-    for step in range(60):
+    dropped = batches.text_is_dropped(0, "poet_text_to_video", np.arange(5000), 0.1)
+    assert abs(dropped.mean() - 0.1) < 0.015
+    agd, seen = make(text_dropout=0.5), dict.fromkeys(NAMES, 0)
+    for step in range(20):
         group, batch = agd.batch_at(step)
+        positions = seen[group] + np.arange(agd.groups[group].batch_size)
+        seen[group] += len(positions)
+        want = np.zeros(len(positions), bool)
         if agd.groups[group].plan.task.has_text:
-            dropped += batch["text_is_dropped"].sum()
-            total += batch["text_is_dropped"].size
-        else:
-            assert not batch["text_is_dropped"].any()
-    assert total > 4000 and abs(dropped / total - 0.1) < 0.02
+            want = batches.text_is_dropped(0, group, positions, 0.5)
+        np.testing.assert_array_equal(batch["text_is_dropped"], want)
 
 
 def test_tasks_with_equal_plans_share_a_group(dataset, sizes, text_tokenizer):
