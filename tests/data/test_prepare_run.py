@@ -1,0 +1,330 @@
+"""Files to dataset: faithful to the files, restartable, equal however it is run."""
+
+import hashlib
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from poet.data import prepare as prepare_module
+from poet.data import records, units
+from poet.data.clips import ClipRules
+from poet.data.prepare import NothingUsableError, PrepareConfig, prepare
+from poet.media.errors import MediaError
+from poet.media.manifest import ManifestRow
+from poet.media.write import write_video
+
+_RULES = ClipRules(height_px=16, width_px=16)
+
+
+class MeanColour:
+    """A visual tokenizer: a token is the mean level of its pixels."""
+
+    num_codes = 256
+    fingerprint = "mean-colour-1"
+
+    def __init__(self):
+        self.batch_shapes = []
+
+    def encode(self, video):
+        self.batch_shapes.append(video.shape)
+        assert video.dtype == np.float32 and 0 <= video.min() <= video.max() <= 1
+        rows, columns = video.shape[2] // 8, video.shape[3] // 8
+        # The first frame alone, then groups of four.
+        frames = np.concatenate([np.repeat(video[:, :1], 3, 1), video], 1)
+        cells = frames.reshape(len(video), -1, 4, rows, 8, columns, 8, 3)
+        return np.round(cells.mean((2, 4, 6, 7)) * 255).astype(np.int32)
+
+
+class Loudness:
+    """An audio tokenizer: two levels of a frame's loudness."""
+
+    num_levels = 2
+    codebook_size = 256
+    fingerprint = "loudness-1"
+
+    def encode(self, wave):
+        assert wave.shape[1] == 34_000 and np.abs(wave).max() <= 1
+        loud = np.abs(wave[:, : 106 * 320].reshape(len(wave), 106, 320)).mean(2)
+        return np.stack([loud * 255, loud * 2550 % 256], 1).astype(np.int32)
+
+
+def _write_clip(path, level, num_frames=17, pitch_hz=440, **kwargs):
+    """A file whose picture and sound both tell `level`."""
+    frames = np.full((num_frames, 16, 16, 3), level, np.uint8)
+    frames[:, :8] //= 2
+    times = np.arange(num_frames * 2_000) / 16_000
+    sound = (level / 300 * np.sin(2 * np.pi * pitch_hz * times)).astype(np.float32)
+    write_video(path, frames, 8, sound, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    """Eight files: clips in two splits, one long, one short, one broken, one missing."""
+    folder = tmp_path_factory.mktemp("media")
+    lines = ["file\tcaption\tsplit"]
+    for number in range(5):
+        _write_clip(folder / f"{number}.mp4", 40 * number + 30)
+        lines.append(f"{number}.mp4\tlevel {number}\t{'held_out' if number == 3 else ''}")
+    _write_clip(folder / "long.mp4", 100, num_frames=60)
+    _write_clip(folder / "short.mp4", 200, num_frames=5)
+    (folder / "broken.mp4").write_bytes(b"nothing" * 100)
+    lines += [f"{name}.mp4\tword\t" for name in ("broken", "long", "short", "absent")]
+    (folder / "manifest.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def _config(media, out_dir, **changes):
+    return PrepareConfig(
+        **({"media": media, "out_dir": out_dir, "rules": _RULES, "batch_size": 4} | changes)
+    )
+
+
+def _contents(folder):
+    """File name -> digest of everything below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(pathlib.Path(folder).rglob("*"))
+        if path.is_file() and path.name != "prepare.json"
+    }
+
+
+def _read(out_dir, split):
+    dataset = records.open_dataset(out_dir)
+    return [dataset.read(split, index) for index in range(dataset.splits[split])]
+
+
+@pytest.fixture(scope="module")
+def whole(media, tmp_path_factory):
+    """(out_dir, report, visual tokenizer) of an undisturbed run."""
+    out_dir, visual = tmp_path_factory.mktemp("whole") / "dataset", MeanColour()
+    return out_dir, prepare(_config(media, out_dir), visual, Loudness()), visual
+
+
+def test_records_tell_their_files(whole):
+    out_dir, _, _ = whole
+    train, held_out = _read(out_dir, "train"), _read(out_dir, "held_out")
+    assert [record["clip_id"] for record in train] == [
+        *("0", "1", "2", "4", "long", "long@2.125s", "long@4.250s", "short")
+    ]
+    assert [record["caption"] for record in held_out] == ["level 3"]
+    for record in [*train[:4], *held_out]:
+        level = 40 * int(record["clip_id"]) + 30
+        assert record["visual"].shape == (5, 2, 2)
+        np.testing.assert_allclose(record["visual"][:, 1], level, atol=3)
+        np.testing.assert_allclose(record["visual"][:, 0], level // 2, atol=3)
+        assert record["audio"].shape == (2, 106) and record["has_audio"] == 1
+        np.testing.assert_allclose(record["audio"][0].mean(), level / 300 * 2 / np.pi * 255, atol=2)
+    short = train[-1]
+    assert short["visual"].shape == (1, 2, 2) and short["num_frames"] == 1
+    assert short["audio"].shape == (2, 0) and short["has_audio"] == 0
+
+
+def test_the_report_lists_everything(whole):
+    out_dir, report, _ = whole
+    assert (report.num_records, len(report.files), len(report.rejected)) == (9, 9, 2)
+    rejected = [json.loads(line) for line in (out_dir / "rejected.jsonl").read_text().splitlines()]
+    assert [row["clip_id"] for row in rejected] == ["broken", "absent"]
+    assert "cannot be decoded" in rejected[0]["reason"]
+    assert "There is no file" in rejected[1]["reason"]
+    text = "\n".join(report.lines())
+    assert "9 files gave 8 clips (8 with sound) and 1 still images; 2 rejected." in text
+    assert "short.mp4" in text and "5 frames, fewer than 17" in text
+
+
+def test_batches_have_one_shape_each(whole):
+    _, _, visual = whole
+    assert set(visual.batch_shapes) == {(4, 17, 16, 16, 3), (4, 1, 16, 16, 3)}
+
+
+def test_metadata_names_the_tokenizers(whole):
+    out_dir, _, _ = whole
+    metadata = json.loads((out_dir / "poet.json").read_text())["metadata"]
+    assert metadata["fingerprints"] == {"visual": "mean-colour-1", "audio": "loudness-1"}
+    assert metadata["preprocessing"]["height_px"] == 16
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_workers": 0}, {"clips_per_unit": 2, "num_workers": 3}, {"clips_per_unit": 1}]
+)
+def test_the_way_of_running_changes_no_byte(media, whole, tmp_path, changes):
+    prepare(_config(media, tmp_path / "dataset", **changes), MeanColour(), Loudness())
+    assert _contents(tmp_path / "dataset") == _contents(whole[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_beam_changes_no_byte(media, whole, tmp_path):
+    pytest.importorskip("apache_beam", exc_type=ImportError)
+    seen = []
+    config = _config(media, tmp_path / "dataset", runner="beam", clips_per_unit=3)
+    prepare(config, MeanColour(), Loudness(), lambda *done: seen.append(done))
+    assert _contents(tmp_path / "dataset") == _contents(whole[0])
+    assert seen[-1] == (9, 9)
+    with pytest.raises(MediaError, match="broken.mp4 cannot be decoded"):
+        prepare(
+            _config(media, tmp_path / "strict", runner="beam", strict=True),
+            MeanColour(),
+            Loudness(),
+        )
+
+
+def test_swapped_files_swap_their_ids(tmp_path):
+    """Nothing but mp4 files and manifest is there; the ids follow the files."""
+    folder = tmp_path / "media"
+    folder.mkdir()
+    for name, level in (("a", 60), ("b", 180)):
+        _write_clip(folder / f"{name}.mp4", level)
+    (folder / "manifest.tsv").write_text("file\tcaption\na.mp4\tdark\nb.mp4\tbright\n")
+    prepare(_config(folder, tmp_path / "one"), MeanColour(), Loudness())
+    (folder / "a.mp4").rename(folder / "c.mp4")
+    (folder / "b.mp4").rename(folder / "a.mp4")
+    (folder / "c.mp4").rename(folder / "b.mp4")
+    prepare(_config(folder, tmp_path / "two"), MeanColour(), Loudness())
+    before, after = _read(tmp_path / "one", "train"), _read(tmp_path / "two", "train")
+    assert [record["caption"] for record in after] == ["dark", "bright"]
+    for one, other in zip(before, after[::-1], strict=True):
+        np.testing.assert_array_equal(one["visual"], other["visual"])
+        np.testing.assert_array_equal(one["audio"], other["audio"])
+    assert (before[0]["visual"] != after[0]["visual"]).any()
+    # A finished dataset notices as well.
+    prepare(_config(folder, tmp_path / "one"), MeanColour(), Loudness())
+    assert _contents(tmp_path / "one") == {
+        **_contents(tmp_path / "two"),
+        "files.jsonl": _contents(tmp_path / "one")["files.jsonl"],
+    }
+
+
+def test_a_finished_run_does_nothing(media, whole):
+    out_dir, report, _ = whole
+    before = {path: path.stat().st_mtime_ns for path in out_dir.rglob("*")}
+    again = prepare(_config(media, out_dir), MeanColour(), Loudness())
+    assert again.files == report.files and again.num_units_reused == again.num_units
+    assert {path: path.stat().st_mtime_ns for path in out_dir.rglob("*")} == before
+
+
+@pytest.mark.parametrize("num_before", [0, 2])
+def test_an_error_in_the_middle_loses_one_unit(media, whole, tmp_path, monkeypatch, num_before):
+    """The third unit fails; the next run computes it and what follows, nothing else."""
+    computed = []
+    save_part = units.save_part
+
+    def failing(path, unit_records, outcomes):
+        if len(computed) == num_before:
+            raise OSError("disk full")
+        computed.append(path.name)
+        save_part(path, unit_records, outcomes)
+
+    config = _config(media, tmp_path / "dataset", clips_per_unit=2)
+    monkeypatch.setattr(units, "save_part", failing)
+    with pytest.raises(OSError, match="disk full"):
+        prepare(config, MeanColour(), Loudness())
+    assert not (tmp_path / "dataset").exists()
+    monkeypatch.setattr(units, "save_part", save_part)
+    report = prepare(config, MeanColour(), Loudness())
+    assert report.num_units_reused == num_before
+    assert _contents(tmp_path / "dataset") == _contents(whole[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+def test_a_killed_run_continues(media, whole, tmp_path):
+    """SIGKILL after the second unit, while the third is being tokenized."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys, time
+        sys.path[:0] = {[str(pathlib.Path(__file__).parent), str(pathlib.Path.cwd())]!r}
+        import test_prepare_run as here
+
+        class Slow(here.MeanColour):
+            def encode(self, video):
+                time.sleep(0.4)
+                return super().encode(video)
+
+        config = here._config({str(media)!r}, {str(tmp_path / "dataset")!r}, clips_per_unit=2)
+        here.prepare(config, Slow(), here.Loudness())
+        """)
+    )
+    parts = tmp_path / ".dataset.parts"
+    process = subprocess.Popen([sys.executable, str(script)])
+    deadline = time.monotonic() + 60
+    while len(list(parts.glob("part-*"))) < 2 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    script.unlink()
+    assert not (tmp_path / "dataset").exists()
+    report = prepare(
+        _config(media, tmp_path / "dataset", clips_per_unit=2), MeanColour(), Loudness()
+    )
+    assert report.num_units_reused >= 2
+    assert _contents(tmp_path / "dataset") == _contents(whole[0])
+
+
+def test_other_tokenizers_or_rules_are_refused(media, whole, tmp_path, monkeypatch):
+    out_dir, _, _ = whole
+    other = MeanColour()
+    other.fingerprint = "mean-colour-2"
+    words = "fingerprints of 'visual' 'mean-colour-1', this run has 'mean-colour-2'"
+    with pytest.raises(ValueError, match=words):
+        prepare(_config(media, out_dir), other, Loudness())
+    rules = ClipRules(height_px=16, width_px=24)
+    with pytest.raises(ValueError, match="preprocessing of 'width_px' 16, this run has 24"):
+        prepare(_config(media, out_dir, rules=rules), MeanColour(), Loudness())
+    with pytest.raises(ValueError, match="file_format 'array_record', this run has 'tfrecord'"):
+        prepare(_config(media, out_dir, file_format="tfrecord"), MeanColour(), Loudness())
+    # The same holds while the work is unfinished.
+    config = _config(media, tmp_path / "dataset")
+    monkeypatch.setattr(prepare_module.writer, "write_dataset", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare(config, MeanColour(), Loudness())
+    with pytest.raises(ValueError, match="unfinished work in .* " + words):
+        prepare(config, other, Loudness())
+
+
+def test_strict_and_nothing_usable(media, tmp_path):
+    with pytest.raises(MediaError, match="broken.mp4 cannot be decoded"):
+        prepare(_config(media, tmp_path / "a", strict=True), MeanColour(), Loudness())
+    assert not (tmp_path / "a").exists()
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "x.mp4").write_text("no")
+    for _ in range(2):
+        with pytest.raises(NothingUsableError, match="None of the 1 files") as caught:
+            prepare(_config(folder, tmp_path / "b"), MeanColour(), Loudness())
+        assert len(caught.value.report.rejected) == 1
+        assert "cannot be decoded" in (tmp_path / "b" / "rejected.jsonl").read_text()
+    _write_clip(folder / "y.mp4", 90)
+    assert prepare(_config(folder, tmp_path / "b"), MeanColour(), Loudness()).num_records == 1
+
+
+def test_an_out_dir_of_something_else_is_kept(media, tmp_path):
+    (tmp_path / "letters.txt").write_text("dear")
+    with pytest.raises(ValueError, match="holds 'letters.txt' and no dataset.*another --out"):
+        prepare(_config(media, tmp_path), MeanColour(), Loudness())
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+        _config(media, tmp_path, batch_size=0)
+    with pytest.raises(ValueError, match="runner must be one of"):
+        _config(media, tmp_path, runner="flink")
+
+
+def test_without_an_audio_tokenizer(media, tmp_path):
+    report = prepare(_config(media, tmp_path / "dataset"), MeanColour())
+    assert report.num_records == 9
+    assert not any(record["has_audio"] for record in _read(tmp_path / "dataset", "train"))
+
+
+def test_long_files_fill_several_units(media, monkeypatch):
+    """A file that promises many clips is cut where it can be entered, the rest is open-ended."""
+    row = ManifestRow(path=media / "long.mp4", clip_id="long")
+    monkeypatch.setattr(units, "_size", lambda row: 10**9)
+    plan = units.plan_units([row], ClipRules(height_px=16, width_px=16, stride_frames=4), 5)
+    pieces = [(piece.first_clip, piece.limit) for unit in plan for piece in unit.pieces]
+    assert pieces == [(0, 5), (5, 5), (10, None)]
+    assert [unit.number for unit in plan] == [0, 1, 2]
