@@ -188,7 +188,9 @@ def proportion(is_right: Sequence[bool]) -> Score:
     middle = (share + _Z95**2 / (2 * num_clips)) / shrink
     spread = share * (1 - share) / num_clips + _Z95**2 / (4 * num_clips**2)
     half = _Z95 * np.sqrt(spread) / shrink
-    return _score(share, num_clips, max(0.0, middle - half), min(1.0, middle + half))
+    low = middle - half if share > 0 else 0.0
+    high = middle + half if share < 1 else 1.0
+    return _score(share, num_clips, low, high)
 
 
 def mean(values: Sequence[float]) -> Score:

@@ -62,12 +62,14 @@ def name_pitch(pitch_hz: float | None) -> str:
 
 def hear_clicks(sound: Float[np.ndarray, "S"], rate_hz: int = 16_000) -> tuple[float, ...]:
     """Times in seconds at which bursts in the click band begin."""
+    if not len(sound):
+        return ()
     level = _click_band_level(sound.astype(np.float64), rate_hz)
     threshold = max(MIN_CLICK_LEVEL, MIN_CLICK_OVER_MEDIAN * float(np.median(level)))
     gap = round(MIN_CLICK_GAP_S * rate_hz)
     times = []
     loudness = level.copy()
-    while loudness.size and loudness.max() >= threshold:
+    while loudness.max() >= threshold:
         peak = int(loudness.argmax())
         first = max(0, peak - gap)
         quiet = np.nonzero(level[first : peak + 1] < level[peak] / 2)[0]
@@ -88,8 +90,6 @@ def _peak_hz(power, hertz, allowed) -> float:
 
 def _click_band_level(sound, rate_hz: int) -> np.ndarray:
     """[S]: RMS of the click band over 4 ms around each sample."""
-    if not len(sound):
-        return np.zeros(0)
     hertz = np.fft.rfftfreq(2 * len(sound), 1 / rate_hz)
     spectrum = np.fft.rfft(sound, 2 * len(sound))
     spectrum[(hertz < CLICK_BAND_HZ[0]) | (hertz > CLICK_BAND_HZ[1])] = 0.0

@@ -14,7 +14,7 @@ from poet.typing import Float, UInt8
 # The written criterion; docs/shapes_world.md gives the reasons.
 MIN_STRENGTH = 0.35
 MIN_COLOUR_STRENGTH = 0.5
-MIN_COLOUR_COSINE = 0.92
+MIN_COLOUR_COSINE = 0.95
 MAX_OTHER_COLOUR = 0.2
 MAX_STRAY = 0.15
 HALF_EXTENT_RANGE = (0.09, 0.31)
@@ -24,7 +24,7 @@ MIN_MEAN_OVERLAP = 0.75
 BLURS_W = (0.0, 0.02, 0.03, 0.04)
 
 # Larger pictures are averaged down by a whole factor, to no less than this.
-_WORKING_SIZE_PX = 64
+_WORKING_SIZE_PX = 32
 # Area of each shape over the area of its box, and how far its centroid lies below the box centre
 # over the half extent.
 _AREA = {"circle": np.pi / 4, "square": 1.0, "triangle": 0.5, "cross": 5 / 9}
@@ -154,7 +154,7 @@ def _mean_offset(offset, strength, blob) -> np.ndarray | None:
     return offset[inner].mean(axis=0)
 
 
-def _nearest(offset) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(offset):
     """Index of the colour nearest in direction to offsets [..., 3], and the cosine to it."""
     bits = np.array([world.COLOUR_BITS[colour] for colour in world.COLOURS], np.float32)
     units = bits / np.linalg.norm(bits, axis=1, keepdims=True)
