@@ -1,0 +1,100 @@
+"""Prefix-LM attention without a mask tensor.
+
+Axes: B batch, L queries, M keys, N query heads, K key/value heads (K divides N), G = N / K query
+heads a key head, H head width.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from poet.typing import Array, Bool, Float
+
+# Far below any score, yet finite: a fully masked row gives a mean, not NaN.
+_MASKED = -1e30
+
+
+def masked_attention(
+    q: Float[Array, "B L N H"],
+    k: Float[Array, "B M K H"],
+    v: Float[Array, "B M K H"],
+    mask: Bool[Array, "... L M"] | None = None,
+    bias: Float[Array, "N L M"] | None = None,
+    scale: float | None = None,
+) -> Float[Array, "B L N H"]:
+    """Plain attention with an optional mask (True where a row may look); softmax in float32.
+
+    Args:
+      q: Queries.
+      k: Keys.
+      v: Values.
+      mask: [L, M], or [B, L, M] where it differs by example.
+      bias: Added to the scaled scores, one matrix a query head.
+      scale: Factor on the scores; H ** -0.5 when None.
+    """
+    batch, num_rows, num_heads, head_dim = q.shape
+    num_kv_heads = k.shape[2]
+    scale = head_dim**-0.5 if scale is None else scale
+    q_BLKGH = (q * scale).reshape(batch, num_rows, num_kv_heads, -1, head_dim)
+    scores = jnp.einsum("BLKGH,BMKH->BKGLM", q_BLKGH, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores += bias.reshape(1, num_kv_heads, -1, *bias.shape[1:])
+    if mask is not None:
+        mask = mask[:, None, None] if mask.ndim == 3 else mask[None, None, None]
+        scores = jnp.where(mask, scores, _MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    out_BLKGH = jnp.einsum("BKGLM,BMKH->BLKGH", weights, v)
+    return out_BLKGH.reshape(batch, num_rows, num_heads, head_dim)
+
+
+def prefix_attention(
+    q: Float[Array, "B L N H"],
+    k: Float[Array, "B L K H"],
+    v: Float[Array, "B L K H"],
+    prefix_length: int,
+    rows_per_block: int = 1024,
+) -> Float[Array, "B L N H"]:
+    """Attention that is full inside the prefix and causal after it, in two calls.
+
+    Rows below ``prefix_length`` see the prefix, unmasked; the other rows see themselves and
+    everything before. A call with more than ``rows_per_block`` rows goes block by block and
+    recomputes a block's weights in the backward pass, so that memory is linear in the length.
+    Equal to ``masked_attention`` with ``prefix_lm_mask``.
+    """
+    length = q.shape[1]
+    if not 0 <= prefix_length <= length:
+        raise ValueError(f"prefix_length={prefix_length} must lie between 0 and {length}.")
+    pieces = []
+    if prefix_length:
+        head = slice(0, prefix_length)
+        pieces.append(_in_blocks(q[:, head], k[:, head], v[:, head], rows_per_block, None))
+    if prefix_length < length:
+        pieces.append(_in_blocks(q[:, prefix_length:], k, v, rows_per_block, prefix_length))
+    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=1)
+
+
+def _in_blocks(q: Array, k: Array, v: Array, rows_per_block: int, offset: int | None) -> Array:
+    """Causal with the first row at position ``offset``, unmasked when that is None."""
+    num_rows = q.shape[1]
+    if num_rows <= rows_per_block:
+        return _attend(q, k, v, 0, offset)
+    # A loop, not unrolled blocks: XLA on CPU keeps the scores of all unrolled blocks alive.
+    num_blocks = -(-num_rows // rows_per_block)
+    padded = jnp.pad(q, ((0, 0), (0, num_blocks * rows_per_block - num_rows), (0, 0), (0, 0)))
+    blocks = padded.reshape(q.shape[0], num_blocks, rows_per_block, *q.shape[2:]).swapaxes(0, 1)
+
+    @jax.checkpoint
+    def attend(index: Array, block: Array) -> Array:
+        return _attend(block, k, v, index * rows_per_block, offset)
+
+    out = jax.lax.map(lambda args: attend(*args), (jnp.arange(num_blocks), blocks))
+    return out.swapaxes(0, 1).reshape(padded.shape)[:, :num_rows]
+
+
+def _attend(q: Array, k: Array, v: Array, start: Any, offset: int | None) -> Array:
+    mask = None
+    if offset is not None:
+        rows = offset + start + jnp.arange(q.shape[1])
+        mask = jnp.arange(k.shape[1])[None, :] <= rows[:, None]
+    return masked_attention(q, k, v, mask)

@@ -1,0 +1,58 @@
+"""A bias-free linear map whose kernel is born in its full shape."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from poet.typing import Array, Float
+
+
+class Linear(nn.Module):
+    """Maps the last axes of its input to new last axes; no bias.
+
+    flax's DenseGeneral initialises a flattened kernel, to which the logical axes of the full
+    kernel do not fit once a mesh is active (flax issue 3676, flax 0.12.8). Here the kernel keeps
+    its full shape in the parameters and is flattened for the product only.
+
+    Attributes:
+      in_shape: Trailing axes of the input that are contracted.
+      out_shape: Axes that take their place.
+      axes: Logical axis names of the kernel, one for each axis of in_shape + out_shape.
+      scale: Variance of the outputs at initialisation, for inputs of variance 1.
+      dtype: Type of the product; parameters stay float32.
+    """
+
+    in_shape: Sequence[int]
+    out_shape: Sequence[int]
+    axes: Sequence[str]
+    scale: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... _"]) -> Float[Array, "..."]:
+        in_shape, out_shape = tuple(self.in_shape), tuple(self.out_shape)
+        in_axes = tuple(range(len(in_shape)))
+        out_axes = tuple(range(len(in_shape), len(in_shape) + len(out_shape)))
+        init = nn.initializers.variance_scaling(
+            self.scale, "fan_in", "truncated_normal", in_axis=in_axes, out_axis=out_axes
+        )
+        kernel = self.param(
+            "kernel", nn.with_logical_partitioning(init, tuple(self.axes)), in_shape + out_shape
+        )
+        return apply_linear(x, kernel.astype(self.dtype), len(in_shape))
+
+
+def apply_linear(x: Any, kernel: Any, num_in_axes: int) -> Any:
+    """Contracts the last ``num_in_axes`` axes of x with the first ones of the kernel.
+
+    All other axes of x become one: XLA on CPU forms weight gradients about 3.5 times faster from
+    [B x L, D] than from [B, L, D].
+    """
+    lead, out_shape = x.shape[: x.ndim - num_in_axes], kernel.shape[num_in_axes:]
+    fan_in = math.prod(kernel.shape[:num_in_axes])
+    flat = x.astype(kernel.dtype).reshape(-1, fan_in) @ kernel.reshape(fan_in, -1)
+    return flat.reshape(*lead, *out_shape)

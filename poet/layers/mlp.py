@@ -1,0 +1,40 @@
+"""Gated two-layer perceptron."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from poet.layers.linear import Linear
+from poet.typing import Array, Float
+
+
+class GatedMLP(nn.Module):
+    """(activation(x gate) * (x up)) down, three bias-free kernels (T5 v1.1 and later).
+
+    Attributes:
+      hidden_dim: F.
+      activation: Of the gate.
+      out_scale: Variance of the result at initialisation, relative to its input.
+      dtype: Type of the products.
+    """
+
+    hidden_dim: int
+    activation: Callable[[Array], Array] = jax.nn.silu
+    out_scale: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        dim, hidden = x.shape[-1], self.hidden_dim
+
+        def widen(name: str) -> Linear:
+            return Linear((dim,), (hidden,), ("embed", "mlp"), dtype=self.dtype, name=name)
+
+        x = self.activation(widen("gate")(x)) * widen("up")(x)
+        down = Linear(
+            (hidden,), (dim,), ("mlp", "embed"), self.out_scale, dtype=self.dtype, name="down"
+        )
+        return down(x)

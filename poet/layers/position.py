@@ -1,0 +1,66 @@
+"""Where a token is: rotary angles over the flat sequence, learned vectors for its coordinates.
+
+Axes: B batch, L positions, N heads, H head width, D model width.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from poet.typing import Array, Float, NumpyArray
+
+
+def rotation_table(
+    length: int, head_dim: int, max_wavelength: float = 10_000.0
+) -> Float[NumpyArray, "L H"]:
+    """Cosines (first half) and sines (second half) of every position's angles, float32.
+
+    Made by numpy: the length is static, so the table is a constant of the compiled program.
+    """
+    if head_dim % 2:
+        raise ValueError(f"head_dim={head_dim} must be even, because rotation takes pairs.")
+    frequencies = max_wavelength ** (-np.arange(0, head_dim, 2) / head_dim)
+    angles = np.arange(length)[:, None] * frequencies[None, :]
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
+
+
+def rotate(x: Float[Array, "B L N H"], table: Any) -> Float[Array, "B L N H"]:
+    """Turns the pairs (i, i + H/2) of every head by the angles of the table's rows.
+
+    ``table`` is [L, H], from ``rotation_table``. Scores of rotated queries and keys depend on the distance between their positions only.
+    """
+    cos, sin = jnp.split(jnp.asarray(table)[None, :, None, :], 2, axis=-1)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+class AttributeEmbedding(nn.Module):
+    """Sum of one learned vector an attribute of each position.
+
+    Attributes:
+      num_values: (attribute, number of values) pairs; values count from 0.
+      dim: D.
+    """
+
+    num_values: tuple[tuple[str, int], ...]
+    dim: int
+
+    @nn.compact
+    def __call__(self, attributes: Mapping[str, NumpyArray]) -> Float[Array, "L D"]:
+        """Embeds static attributes, each int [L]; ValueError when a value has no row."""
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed"))
+        total = 0.0
+        for name, count in self.num_values:
+            table = self.param(name, init, (count, self.dim))
+            values = np.asarray(attributes[name])
+            if values.size and values.max() >= count:
+                raise ValueError(
+                    f"The sequence has {name}={values.max() - 1}, the model has rows for values"
+                    f" below {count - 1} only; raise its maximum in the model's config."
+                )
+            total = total + table[values]
+        return total

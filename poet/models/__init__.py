@@ -1,0 +1,1 @@
+"""Floor 2: the models, one frozen config and one module each."""

@@ -1,0 +1,129 @@
+"""One layer of the prefix LM, with a whole-sequence form and two forms for cached decoding.
+
+Axes: B batch, L positions, M cached positions, N query heads, K key/value heads, H head width,
+D model width.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from poet.layers.attention import masked_attention, prefix_attention
+from poet.layers.linear import Linear
+from poet.layers.mlp import GatedMLP
+from poet.layers.norm import RMSNorm
+from poet.layers.position import rotate
+from poet.typing import Array, Float
+
+Cache = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """Sizes of one layer.
+
+    Attributes:
+      d_model: D.
+      num_heads: N.
+      num_kv_heads: K; divides N.
+      head_dim: H.
+      mlp_dim: Hidden width of the gated MLP.
+      residual_scale: Variance of what each half adds to the residual stream at initialisation.
+      dtype: Type of the products.
+    """
+
+    d_model: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    residual_scale: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+
+class Block(nn.Module):
+    """Pre-norm attention with normalised queries and keys, then a gated MLP; both added.
+
+    Attributes:
+      config: Sizes.
+    """
+
+    config: BlockConfig
+
+    def setup(self) -> None:
+        config = self.config
+        dtype, axes = config.dtype, ("embed", "heads", "kv")
+        heads, kv_heads = (
+            (count, config.head_dim) for count in (config.num_heads, config.num_kv_heads)
+        )
+        self.attention_norm = RMSNorm(dtype=dtype)
+        self.query = Linear((config.d_model,), heads, axes, dtype=dtype)
+        self.key = Linear((config.d_model,), kv_heads, axes, dtype=dtype)
+        self.value = Linear((config.d_model,), kv_heads, axes, dtype=dtype)
+        self.query_norm = RMSNorm(axis="kv", dtype=dtype)
+        self.key_norm = RMSNorm(axis="kv", dtype=dtype)
+        self.out = Linear(
+            heads, (config.d_model,), ("heads", "kv", "embed"), config.residual_scale, dtype=dtype
+        )
+        self.mlp_norm = RMSNorm(dtype=dtype)
+        self.mlp = GatedMLP(config.mlp_dim, out_scale=config.residual_scale, dtype=dtype)
+
+    def __call__(
+        self, x: Float[Array, "B L D"], rotation: Any, prefix_length: int
+    ) -> Float[Array, "B L D"]:
+        """Whole sequences: full inside the prefix, causal after it.
+
+        Args:
+          x: Residual stream.
+          rotation: Rows of ``rotation_table`` for the L positions.
+          prefix_length: Static P.
+        """
+        x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        q, k, v = self._project(x, rotation)
+        return self._finish(x, prefix_attention(q, k, v, prefix_length))
+
+    def prefill(
+        self, x: Float[Array, "B L D"], rotation: Any
+    ) -> tuple[Float[Array, "B L D"], Cache]:
+        """The prefix alone, with the keys and values that later positions look at."""
+        q, k, v = self._project(x, rotation)
+        return self._finish(x, prefix_attention(q, k, v, x.shape[1])), {"key": k, "value": v}
+
+    def step(
+        self, x: Float[Array, "B 1 D"], rotation: Any, cache: Cache, position: Any
+    ) -> tuple[Float[Array, "B 1 D"], Cache]:
+        """One position: writes its key and value into the cache, then looks at all up to it.
+
+        Args:
+          x: Residual stream of the position.
+          rotation: Its row of the table, [1, H].
+          cache: {"key", "value"}, each [B, M, K, H] with M > position; meant to be donated.
+          position: May be traced.
+        """
+        q, k, v = self._project(x, rotation)
+        cache = {
+            name: _write(cache[name], row, position) for name, row in (("key", k), ("value", v))
+        }
+        is_written = jnp.arange(cache["key"].shape[1])[None, :] <= position
+        y = masked_attention(q, cache["key"], cache["value"], is_written)
+        return self._finish(x, y), cache
+
+    def _project(self, x: Array, rotation: Any) -> tuple[Array, Array, Array]:
+        y = self.attention_norm(x)
+        q = rotate(self.query_norm(self.query(y)), rotation)
+        k = rotate(self.key_norm(self.key(y)), rotation)
+        return q, k, self.value(y)
+
+    def _finish(self, x: Array, attended: Array) -> Array:
+        x = x + self.out(attended).astype(x.dtype)
+        return x + self.mlp(self.mlp_norm(x)).astype(x.dtype)
+
+
+def _write(cache: Array, row: Array, position: Any) -> Array:
+    zero = jnp.zeros((), jnp.int32)
+    start = (zero, jnp.asarray(position, jnp.int32), zero, zero)
+    return jax.lax.dynamic_update_slice(cache, row.astype(cache.dtype), start)

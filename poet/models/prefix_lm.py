@@ -1,0 +1,313 @@
+"""The language model: a decoder-only prefix LM over special, visual, audio and text ids.
+
+Axes: B batch, L sequence (of a plan), P prefix, R = L - 1 - P output rows, D model width.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from poet.layers.linear import Linear
+from poet.layers.norm import RMSNorm
+from poet.layers.position import AttributeEmbedding, rotation_table
+from poet.layers.tiled_loss import LossTiles, tiled_cross_entropy
+from poet.models.block import Block, BlockConfig
+from poet.models.tables import SegmentTables
+from poet.models.text_encoder import PAD_ID, T5Encoder, TextEncoderConfig
+from poet.tokens.sequence import SEGMENT_KINDS, SequencePlan
+from poet.tokens.vocabulary import Vocabulary
+from poet.typing import Array, Bool, Float, Int
+
+# What the backward pass keeps, by name; "none" keeps everything (no rematerialisation).
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+Batch = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GridLimits:
+    """Largest coordinates the model has learned vectors for.
+
+    Attributes:
+      latent_frames: Of a clip.
+      token_rows: Height in tokens.
+      token_columns: Width in tokens.
+      audio_frames: Of a clip.
+      audio_levels: Of the residual quantizer.
+    """
+
+    latent_frames: int = 16
+    token_rows: int = 32
+    token_columns: int = 32
+    audio_frames: int = 320
+    audio_levels: int = 8
+
+    @property
+    def num_values(self) -> tuple[tuple[str, int], ...]:
+        """Rows of each attribute's table; coordinates count from 1, 0 is not applicable."""
+        return (
+            ("segment", len(SEGMENT_KINDS)),
+            ("t", 1 + self.latent_frames),
+            ("h", 1 + self.token_rows),
+            ("w", 1 + self.token_columns),
+            ("audio_frame", 1 + self.audio_frames),
+            ("level", 1 + self.audio_levels),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrefixLMConfig:
+    """Everything that fixes the parameters' shapes and how they are used.
+
+    Attributes:
+      vocabulary: The id table, sizes from the tokenizers in use.
+      text: The text encoder.
+      num_layers: Blocks.
+      d_model: D.
+      num_heads: Query heads.
+      num_kv_heads: Key/value heads; None means as many as query heads.
+      head_dim: Width of a head; even.
+      mlp_dim: Hidden width of the gated MLP.
+      text_slots: Positions reserved for text (paper: 64).
+      limits: Largest coordinates.
+      tiles: Cutting of the loss.
+      dtype: Type of the products; parameters, residual stream, softmax and loss stay float32.
+      remat_policy: A name from ``REMAT_POLICIES``.
+      row_multiple: Tables are padded to this many rows: 128 x the mesh's tensor axis.
+      layers_per_iteration: Layers unrolled in one iteration of the loop over layers.
+    """
+
+    vocabulary: Vocabulary = Vocabulary()
+    text: TextEncoderConfig = TextEncoderConfig()
+    num_layers: int = 24
+    d_model: int = 1024
+    num_heads: int = 16
+    num_kv_heads: int | None = None
+    head_dim: int = 64
+    mlp_dim: int = 2816
+    text_slots: int = 64
+    limits: GridLimits = GridLimits()
+    tiles: LossTiles = LossTiles()
+    dtype: DTypeLike = jnp.float32
+    remat_policy: str = "none"
+    row_multiple: int = 128
+    layers_per_iteration: int = 1
+
+    def __post_init__(self) -> None:
+        if self.remat_policy not in REMAT_POLICIES:
+            raise ValueError(
+                f"remat_policy={self.remat_policy!r} is unknown; choose one of"
+                f" {', '.join(REMAT_POLICIES)}."
+            )
+        for name in ("num_layers", "d_model", "num_heads", "mlp_dim", "text_slots"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"PrefixLMConfig {name}={getattr(self, name)} must be at least 1.")
+        if self.head_dim % 2 or self.head_dim < 2:
+            raise ValueError(f"head_dim={self.head_dim} must be even; rotary positions take pairs.")
+        if self.num_kv_heads is not None and (
+            self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads
+        ):
+            raise ValueError(
+                f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}."
+            )
+        if self.text.num_ids < self.vocabulary.num_text:
+            raise ValueError(
+                f"The text encoder has {self.text.num_ids} rows, the text tokenizer"
+                f" {self.vocabulary.num_text} ids; set TextEncoderConfig.num_ids to at least that."
+            )
+
+    @property
+    def block(self) -> BlockConfig:
+        """Sizes of one layer."""
+        return BlockConfig(
+            d_model=self.d_model,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads or self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
+            # Both halves of every layer add up; this keeps the stream's variance near 1.
+            residual_scale=1 / (2 * self.num_layers),
+            dtype=self.dtype,
+        )
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Prefix:
+    """A static number that passes through nn.scan and nn.remat as a tree without leaves."""
+
+    length: int
+
+
+class _ScannedBlock(nn.Module):
+    """Block with the signature that nn.scan wants."""
+
+    config: BlockConfig
+
+    @nn.compact
+    def __call__(self, x: Array, rotation: Any, prefix: _Prefix) -> tuple[Array, None]:
+        return Block(self.config, name="block")(x, rotation, prefix.length), None
+
+
+class PrefixLM(nn.Module):
+    """Hidden states of output positions, and their loss, for any plan with one set of parameters.
+
+    ``init(key, plan, batch)`` makes all parameters, whatever the plan. A batch is what
+    ``poet.tokens.sequence.assemble`` returns, plus optionally ``text_is_dropped`` bool [B].
+
+    Attributes:
+      config: Sizes.
+    """
+
+    config: PrefixLMConfig
+
+    def setup(self) -> None:
+        config = self.config
+        block, policy = _ScannedBlock, REMAT_POLICIES[config.remat_policy]
+        if policy is not None:
+            block = nn.remat(block, policy=policy, prevent_cse=False)
+        self.layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=config.num_layers,
+            unroll=min(config.layers_per_iteration, config.num_layers),
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(config.block)
+        self.final_norm = RMSNorm(dtype=config.dtype)
+
+        tables = (config.vocabulary, config.d_model, config.row_multiple)
+        self.embed = SegmentTables(*tables, stddev=_EMBED_STDDEV)
+        self.head = SegmentTables(*tables, stddev=_HEAD_STDDEV)
+        # Of the token that is fed, and of the position it has to predict.
+        self.here = AttributeEmbedding(config.limits.num_values, config.d_model)
+        self.next = AttributeEmbedding(config.limits.num_values, config.d_model)
+
+        self.text_encoder = T5Encoder(config.text, config.dtype)
+        self.text_projection = Linear(
+            (config.text.d_model,),
+            (config.d_model,),
+            (None, "embed"),
+            _EMBED_STDDEV**2,
+            dtype=config.dtype,
+        )
+        pad_init = nn.with_logical_partitioning(nn.initializers.normal(_EMBED_STDDEV), ("embed",))
+        self.text_pad = self.param("text_pad", pad_init, (config.d_model,))
+
+    def __call__(self, plan: SequencePlan, batch: Batch) -> Float[Array, "B R D"]:
+        """Normalised hidden states of the rows from <bov_o> (or <boa_o>) on, in order.
+
+        Args:
+          plan: Static; its vocabulary must be the config's.
+          batch: ``decoder_input_tokens`` int32 [B, L-1], ``text_ids`` [B, slots], and optionally
+            ``text_is_dropped`` [B], which replaces an example's text by pad vectors.
+        """
+        x = self.embed_tokens(
+            plan,
+            batch["decoder_input_tokens"],
+            batch["text_ids"],
+            batch.get("text_is_dropped"),
+        )
+        rotation = rotation_table(x.shape[1], self.config.head_dim)
+        x, _ = self.layers(x, rotation, _Prefix(plan.prefix_length))
+        if self.is_initializing():
+            self.head()  # made now: a submodule's parameters appear at its first use
+        return self.final_norm(x[:, plan.prefix_length :])
+
+    def loss(self, plan: SequencePlan, batch: Batch) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """Mean nats per weighted output token, z-loss included, and measures without it.
+
+        The measures: ``loss_nats``, ``accuracy``, ``num_tokens`` (sum of weights), and
+        ``nats_<segment>`` for each kind of target. Targets and weights of the prefix are not read.
+        """
+        hidden = self(plan, batch)
+        vocabulary, first = self.config.vocabulary, plan.prefix_length
+        targets = batch["decoder_target_tokens"][:, first:]
+        weights = batch["decoder_loss_weights"][:, first:].astype(jnp.float32)
+        total, tokens = tiled_cross_entropy(
+            hidden.reshape(-1, hidden.shape[-1]),
+            self.head(),
+            tuple(segment.num_ids for segment in vocabulary.segments),
+            targets.reshape(-1),
+            weights.reshape(-1),
+            self.config.tiles,
+        )
+        num_tokens = jnp.sum(weights)
+        nats, is_correct = (
+            tokens[name].reshape(weights.shape) * weights for name in ("nats", "is_correct")
+        )
+        measures = {
+            "loss_nats": _ratio(nats.sum(), num_tokens),
+            "accuracy": _ratio(is_correct.sum(), num_tokens),
+            "num_tokens": num_tokens,
+        }
+        target_segments = plan.segment_index[first + 1 :]
+        for index in sorted(set(target_segments.tolist())):
+            columns = (target_segments == index).nonzero()[0]
+            name = f"nats_{vocabulary.segments[index].name}"
+            measures[name] = _ratio(nats[:, columns].sum(), weights[:, columns].sum())
+        return _ratio(total, num_tokens), measures
+
+    def embed_tokens(
+        self,
+        plan: SequencePlan,
+        tokens: Int[Array, "B n"],
+        text_ids: Int[Array, "B T"],
+        text_is_dropped: Bool[Array, " B"] | None = None,
+    ) -> Float[Array, "B n D"]:
+        """The residual stream's start for the first n positions, n < L, n past the text."""
+        if plan.vocabulary != self.config.vocabulary:
+            raise ValueError(
+                f"The plan's vocabulary has {plan.vocabulary.size} ids"
+                f" ({plan.vocabulary.fingerprint}), the model's {self.config.vocabulary.size}"
+                f" ({self.config.vocabulary.fingerprint}); build both from the same tokenizers."
+            )
+        text_vectors = None
+        if plan.text_slot is not None:
+            text_vectors = self.text_vectors(text_ids, text_is_dropped)
+        elif self.is_initializing():
+            self.text_vectors(jnp.zeros((1, 1), jnp.int32), None)
+        x = self.embed.sequence(plan, tokens, text_vectors)
+        x = x + self.attributes(plan)[None, : tokens.shape[1]]
+        return x.astype(self.config.dtype)
+
+    def attributes(self, plan: SequencePlan) -> Float[Array, "n D"]:
+        """What the plan says about positions 0 to L-2 and about what each of them predicts."""
+        names = [name for name, _ in self.config.limits.num_values]
+        arrays = {name: getattr(plan, name) for name in names}
+        here = self.here({name: array[:-1] for name, array in arrays.items()})
+        return here + self.next({name: array[1:] for name, array in arrays.items()})
+
+    def text_vectors(
+        self, text_ids: Int[Array, "B T"], text_is_dropped: Bool[Array, " B"] | None
+    ) -> Float[Array, "B T D"]:
+        """One vector a slot: the encoder's up to the end of the text, then the pad vector.
+
+        A dropped text is all pad vectors. That row is the null of guidance too, so that both
+        halves of a pair have the same length and positions.
+        """
+        encoded = self.text_projection(self.text_encoder(text_ids)).astype(jnp.float32)
+        is_text = text_ids != PAD_ID
+        if text_is_dropped is not None:
+            is_text = is_text & ~text_is_dropped[:, None]
+        return jnp.where(is_text[:, :, None], encoded, self.text_pad[None, None, :])
+
+
+# The stream starts near the size of what the first layers add to it; logits start near 0.
+_EMBED_STDDEV = 0.3
+_HEAD_STDDEV = 0.02
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """part / whole, 0 where the whole is 0 (a batch may hold no token of a kind)."""
+    return part / jnp.where(whole > 0, whole, 1.0)

@@ -1,0 +1,85 @@
+"""Embedding and unembedding, stored one table a segment of the vocabulary."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from poet.tokens.sequence import SequencePlan, Slot
+from poet.tokens.vocabulary import IdRange, Vocabulary
+from poet.typing import Array, Float, Int
+
+
+class SegmentTables(nn.Module):
+    """One table [rows, D] for special, visual, each audio level and text.
+
+    Rows are padded to a multiple of ``row_multiple``, so that every table can be sharded by
+    itself; padding rows are never looked up and have no part in the softmax.
+
+    Attributes:
+      vocabulary: The id table.
+      dim: D.
+      row_multiple: 128 x the size of the mesh's tensor axis.
+      stddev: Of the initial values.
+    """
+
+    vocabulary: Vocabulary
+    dim: int
+    row_multiple: int
+    stddev: float
+
+    def setup(self) -> None:
+        init = nn.with_logical_partitioning(nn.initializers.normal(self.stddev), ("vocab", "embed"))
+        self.tables = {
+            segment.name: self.param(
+                segment.name, init, (padded_rows(segment.num_ids, self.row_multiple), self.dim)
+            )
+            for segment in self.vocabulary.segments
+        }
+
+    def __call__(self) -> tuple[Float[Array, "_ D"], ...]:
+        """All tables, in the order of the vocabulary's segments, padding rows included."""
+        return tuple(self.tables[segment.name] for segment in self.vocabulary.segments)
+
+    def codes(self, codes: Int[Array, "*B"], segment: IdRange) -> Float[Array, "*B D"]:
+        """Rows of local codes; NaN for codes outside the table, so that they cannot go unseen."""
+        # A table sharded on both axes would be copied whole for the gather.
+        table = nn.with_logical_constraint(self.tables[segment.name], ("vocab", None))
+        return jnp.take(table, codes.astype(jnp.uint32), axis=0)
+
+    def sequence(
+        self,
+        plan: SequencePlan,
+        tokens: Int[Array, "B L"],
+        text_vectors: Float[Array, "B T D"] | None,
+    ) -> Float[Array, "B L D"]:
+        """Rows for the first L positions of the plan.
+
+        The segment of every position is static, so that each run is one gather from one small
+        table; fixed special tokens come from the template and are the same for all examples.
+        Text positions take ``text_vectors``.
+        """
+        batch, length = tokens.shape
+        pieces, at = [], 0
+
+        def fixed(start: int, stop: int) -> None:
+            if start < stop:
+                rows = self.tables["special"][plan.template[start:stop]]
+                pieces.append(jnp.broadcast_to(rows[None], (batch, stop - start, self.dim)))
+
+        for slot in plan.slots:
+            if slot.start >= length:
+                break
+            fixed(at, slot.start)
+            at = min(slot.stop, length)
+            pieces.append(self._slot(slot, tokens[:, slot.start : at], text_vectors))
+        fixed(at, length)
+        return jnp.concatenate(pieces, axis=1)
+
+    def _slot(self, slot: Slot, tokens: Array, text_vectors: Array | None) -> Array:
+        if slot.kind == "text":
+            return text_vectors
+        return self.codes(tokens - slot.ids.start, slot.ids)
+
+
+def padded_rows(num_ids: int, row_multiple: int) -> int:
+    """Rows of the table that holds ``num_ids``."""
+    return -(-num_ids // row_multiple) * row_multiple

@@ -1,0 +1,119 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from poet.layers.tiled_loss import LossTiles, tiled_cross_entropy
+
+SIZES, ROWS = (5, 17, 8), (8, 24, 8)
+NUM_TOKENS, DIM = 11, 6
+
+
+@pytest.fixture
+def problem(key):
+    keys = jax.random.split(key, 6)
+    hidden = jax.random.normal(keys[0], (NUM_TOKENS, DIM))
+    tables = tuple(
+        jax.random.normal(k, (rows, DIM)) for k, rows in zip(keys[1:4], ROWS, strict=True)
+    )
+    targets = jax.random.randint(keys[4], (NUM_TOKENS,), 0, sum(SIZES))
+    weights = jax.random.uniform(keys[5], (NUM_TOKENS,)).at[3].set(0.0)
+    return hidden, tables, targets, weights
+
+
+def plain(hidden, tables, targets, weights, z_loss):
+    table = jnp.concatenate([t[:n] for t, n in zip(tables, SIZES, strict=True)])
+    logits = hidden @ table.T
+    log_sum_exp = jax.nn.logsumexp(logits, axis=-1)
+    nats = log_sum_exp - jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
+    is_correct = (logits.argmax(axis=-1) == targets).astype(jnp.float32)
+    return jnp.sum(weights * (nats + z_loss * log_sum_exp**2)), nats, is_correct
+
+
+@pytest.mark.parametrize("num_tokens", [4, 11, 64])
+@pytest.mark.parametrize("num_ids", [4, 100])
+@pytest.mark.parametrize("max_kept_logits", [0, 10**6])
+def test_exact_in_values_and_gradients(problem, num_tokens, num_ids, max_kept_logits):
+    hidden, tables, targets, weights = problem
+    tiles = LossTiles(
+        num_tokens=num_tokens, num_ids=num_ids, max_kept_logits=max_kept_logits, z_loss=0.01
+    )
+
+    def ours(hidden, tables, weights):
+        return tiled_cross_entropy(hidden, tables, SIZES, targets, weights, tiles)
+
+    def theirs(hidden, tables, weights):
+        return plain(hidden, tables, targets, weights, 0.01)[0]
+
+    total, measures = jax.jit(ours)(hidden, tables, weights)
+    want, nats, is_correct = plain(hidden, tables, targets, weights, 0.01)
+    np.testing.assert_allclose(total, want, rtol=1e-6)
+    np.testing.assert_allclose(measures["nats"], nats, rtol=1e-5)
+    np.testing.assert_array_equal(measures["is_correct"], is_correct)
+
+    both = [
+        jax.grad(lambda *args, f=f: 3.0 * f(*args), argnums=(0, 1, 2))(hidden, tables, weights)
+        for f in (lambda *args: jax.jit(ours)(*args)[0], theirs)
+    ]
+    for got, expected in zip(*map(jax.tree.leaves, both), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_padding_rows_are_outside_the_softmax(problem):
+    hidden, tables, targets, weights = problem
+    full = tuple(t.at[n:].set(100.0) for t, n in zip(tables, SIZES, strict=True))
+    a, b = (tiled_cross_entropy(hidden, t, SIZES, targets, weights)[0] for t in (tables, full))
+    assert a == b
+    grads = jax.grad(lambda t: tiled_cross_entropy(hidden, t, SIZES, targets, weights)[0])(full)
+    assert all(not table[n:].any() for table, n in zip(grads, SIZES, strict=True))
+
+
+def test_tokens_without_weight_count_for_nothing(problem):
+    hidden, tables, targets, weights = problem
+
+    def total(hidden):
+        return tiled_cross_entropy(hidden, tables, SIZES, targets, weights)[0]
+
+    assert total(hidden) == total(hidden.at[3].set(7.0))
+    assert not jax.grad(total)(hidden)[3].any()
+
+
+def test_low_precision_sums_in_float32(problem):
+    hidden, tables, targets, weights = problem
+    low = hidden.astype(jnp.bfloat16)
+    total, _ = tiled_cross_entropy(low, tables, SIZES, targets, weights)
+    rounded = [t.astype(jnp.bfloat16).astype(jnp.float32) for t in tables]
+    want, _, _ = plain(low.astype(jnp.float32), rounded, targets, weights, 1e-4)
+    assert total.dtype == jnp.float32
+    np.testing.assert_allclose(total, want, rtol=1e-5)
+    d_hidden, d_tables = jax.grad(
+        lambda h, t: tiled_cross_entropy(h, t, SIZES, targets, weights)[0], argnums=(0, 1)
+    )(low, tables)
+    assert d_hidden.dtype == jnp.bfloat16 and d_tables[0].dtype == jnp.float32
+
+
+def test_memory_does_not_grow_with_tokens_times_vocabulary():
+    tiles = LossTiles(num_tokens=64, num_ids=512, max_kept_logits=0)
+
+    def extra(num_tokens):
+        shapes = [(num_tokens, 8), (4096, 8), (num_tokens,), (num_tokens,)]
+        kinds = [jnp.float32, jnp.float32, jnp.int32, jnp.float32]
+        hidden, table, targets, weights = map(jax.ShapeDtypeStruct, shapes, kinds)
+
+        def total(hidden, table, targets, weights):
+            return tiled_cross_entropy(hidden, (table,), (4096,), targets, weights, tiles)[0]
+
+        grad = jax.jit(jax.grad(total, argnums=(0, 1)))
+        compiled = grad.lower(hidden, table, targets, weights).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    # 896 more tokens may cost their own vectors, but not 896 x 4096 more logits.
+    assert extra(1024) - extra(128) < 0.1 * 896 * 4096 * 4
+
+
+def test_refusals(problem):
+    hidden, tables, targets, weights = problem
+    with pytest.raises(ValueError, match="A table of 8 rows cannot hold 9 ids"):
+        tiled_cross_entropy(hidden, tables, (9, 17, 8), targets, weights)
+    with pytest.raises(ValueError, match="LossTiles num_ids=0 must be at least 1"):
+        LossTiles(num_ids=0)
