@@ -8,7 +8,7 @@ poet generate --task future_prediction --requests out/demo/clips/manifest.tsv --
 import sys
 from pathlib import Path
 
-from poet.main import commands
+from poet.main import commands, loading
 
 _DEMO = Path("out/demo")
 
@@ -46,7 +46,7 @@ def _flags(argv: list[str]):
 def _run(argv: list[str]) -> int:
     flags = _flags(argv)
 
-    from poet.sample import engine, jobs
+    from poet.sample import jobs
     from poet.sample.requests import SamplingRequest
     from poet.train.progress import Progress
 
@@ -60,8 +60,7 @@ def _run(argv: list[str]) -> int:
     asks = _asks(flags)
     if flags.batch_size < 1:
         raise commands.UserError(f"--batch_size expects 1 or more, got {flags.batch_size}.")
-    commands.check_writable(flags.out)
-    poet = engine.load(flags.checkpoint, flags.tokenizers)
+    poet = loading.load_engine(flags.checkpoint, flags.tokenizers)
     job = jobs.Job(
         task=flags.task,
         then=tuple(flags.then),
@@ -88,7 +87,7 @@ def _asks(flags) -> list:
             prompt=prompt,
             media=media,
             start_s=start_s,
-            seed=flags.seed * 1_000_003 + number * flags.num_samples + sample,
+            number=(sample << 32) + number,
         )
         for number, (name, prompt, media, start_s) in enumerate(rows)
         for sample in range(flags.num_samples)

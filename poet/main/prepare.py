@@ -11,7 +11,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from poet.main import commands
+from poet.main import commands, loading
 
 _DEMO = Path("out/demo")
 
@@ -49,7 +49,7 @@ def _run(argv: list[str]) -> int:
     from poet.data.clips import ClipRules
     from poet.train.progress import Progress
 
-    visual, audio = _load_tokenizers(Path(flags.tokenizers))
+    visual, audio = loading.load_tokenizers(flags.tokenizers)
     height_px, width_px = _sizes(flags)
     config = prepare.PrepareConfig(
         media=flags.media,
@@ -86,19 +86,6 @@ def _run(argv: list[str]) -> int:
     print("\n".join(report.lines()))
     print(f"{report.num_records} records in {report.out_dir}")
     return 0
-
-
-def _load_tokenizers(folder: Path):
-    from poet.tokenizers import protocol
-
-    for kind in ("visual", "audio"):
-        if not (folder / kind / "config.json").exists():
-            raise commands.UserError(
-                f"Expected a trained {kind} tokenizer in {folder / kind}, found none; make it with"
-                f" `poet train-tokenizer --gin_file=gin/tokenizers/{kind}_demo.gin --media=..."
-                f" --out={folder / kind}`, or run `make demo`, or pass --tokenizers."
-            )
-    return protocol.load(folder / "visual"), protocol.load(folder / "audio")
 
 
 def _sizes(flags) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 A job writes OUT/NAME.mp4 (or .png) and OUT/NAME.json for every request, both whole or not at all,
 and at the end OUT/samples.jsonl with one row a request in their order. A job that was killed goes
 on where it stopped; the ids do not depend on where that was, because every draw is keyed by the
-request's seed and position.
+seed, the request's number and the position.
 
 Media and tokenizers are imported where they are used: the rest of `poet.sample` runs without them.
 """
@@ -34,14 +34,14 @@ class Ask:
       prompt: Text, for tasks that read text.
       media: A picture or clip, for tasks that are given one.
       start_s: Where in `media` to begin.
-      seed: Of its draws.
+      number: With the job's seed it fixes the draws; differs between requests.
     """
 
     name: str
     prompt: str = ""
     media: str = ""
     start_s: float = 0.0
-    seed: int = 0
+    number: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Job:
     Attributes:
       task: Name of the task.
       then: Tasks that follow on what was made, such as ("video_to_audio",).
-      sampling: Temperature, top-k, top-p and guidance; its seed is replaced by each request's.
+      sampling: Temperature, top-k, top-p guidance and seed.
       out: Folder for the files.
       batch_size: Requests decoded together; the last batch is padded to it.
     """
@@ -102,11 +102,7 @@ def check(engine: Engine, job: Job, asks: Sequence[Ask]) -> None:
     task = engine.task(job.task)
     for name in job.then:
         engine.task(name)
-    if not task.has_text and job.sampling.guidance != 1.0:
-        raise ValueError(
-            f"Task {task.name!r} reads no text, so guidance has nothing to leave out; got guidance"
-            f" {job.sampling.guidance}. Set --guidance 1."
-        )
+    job.sampling.check_task(task)
     names = [ask.name for ask in asks]
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -131,12 +127,12 @@ def _answer(engine: Engine, job: Job, batch: list[Ask], size: int) -> None:
     clips = _read_given(engine, job, padded)
     if clips is not None:
         fields["visual"] = engine.encode_video(clips)
-    seeds = [ask.seed for ask in padded]
+    numbers = [ask.number for ask in padded]
     chain = (job.task, *job.then)
     for place, name in enumerate(chain):
         sampling = job.sampling if place == 0 else dataclasses.replace(job.sampling, guidance=1.0)
         prompts = [ask.prompt for ask in padded]
-        made = engine.generate(name, fields | {"prompts": prompts}, seeds, sampling, place)
+        made = engine.generate(name, fields | {"prompts": prompts}, numbers, sampling, place)
         fields = fields | made
     for i, ask in enumerate(batch):
         one = {field: codes[i] for field, codes in fields.items()}
@@ -202,7 +198,7 @@ def _write_answer(engine: Engine, job: Job, ask: Ask, codes: Mapping[str, np.nda
         "start_s": ask.start_s,
         "has_sound": sound is not None,
         "scale": scale,
-        "sampling": dataclasses.asdict(job.sampling) | {"seed": ask.seed},
+        "sampling": dataclasses.asdict(job.sampling) | {"number": ask.number},
         "checkpoint": engine.facts,
         "ids": {field: np.asarray(value).tolist() for field, value in codes.items()},
     }

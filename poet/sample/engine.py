@@ -1,0 +1,143 @@
+"""A language model and its tokenizers, ready to answer requests.
+
+Axes: B batch, T frames, Y rows, X columns, C channels, S samples, Q audio levels.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from poet.models.prefix_lm import PrefixLMConfig
+from poet.sample import decode
+from poet.sample.requests import SamplingRequest
+from poet.tokens import sequence
+from poet.tokens.clip import ClipShape, SoundShape
+from poet.tokens.tasks import Task
+from poet.typing import Float, Int, UInt8
+
+# Draws of the n-th task of a chain use seeds of their own, so that no two tasks share a draw.
+_CHAIN_STRIDE = 1_000_000_007
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokenizers:
+    """Pixels, sound and text to codes and back. `audio` may be None for a model without sound."""
+
+    visual: Any
+    audio: Any
+    text: Any
+
+
+class Engine:
+    """Answers requests with one model.
+
+    Args:
+      params: Parameters of the model.
+      config: Its sizes.
+      clip: Size of its clips.
+      sound: Size of their sound, None for a model without.
+      tasks: Name -> task it was trained for.
+      tokenizers: What its ids mean.
+      facts: What to write beside every answer, such as the checkpoint's step; JSON-able.
+    """
+
+    def __init__(
+        self,
+        *,
+        params: Any,
+        config: PrefixLMConfig,
+        clip: ClipShape,
+        sound: SoundShape | None,
+        tasks: Mapping[str, Task],
+        tokenizers: Tokenizers,
+        facts: Mapping[str, Any],
+    ):
+        self.clip, self.facts = clip, dict(facts)
+        self._sound, self._tasks, self._tokenizers = sound, dict(tasks), tokenizers
+        self._config = config
+        self._params = decode.prepare_for_sampling(params, config)
+
+    def task(self, name: str) -> Task:
+        """The task of that name, if the model was trained for it.
+
+        Raises:
+          ValueError: naming the tasks it was trained for.
+        """
+        if name not in self._tasks:
+            raise ValueError(
+                f"This checkpoint was not trained for {name!r}; it was trained for"
+                f" {', '.join(sorted(self._tasks))}. Choose one of them or another --checkpoint."
+            )
+        return self._tasks[name]
+
+    def check_prompt(self, prompt: str) -> None:
+        """ValueError for a prompt that is empty or longer than the text slots."""
+        self._tokenizers.text.check_prompt(prompt)
+
+    def generate(
+        self,
+        task_name: str,
+        given: Mapping[str, Any],
+        request_ids: Sequence[int],
+        sampling: SamplingRequest,
+        place: int = 0,
+    ) -> dict[str, Int[np.ndarray, "..."]]:
+        """Codes of whole clips: what was given joined with what was made.
+
+        Args:
+          task_name: A task that the model was trained for.
+          given: "visual" codes [B, t, h, w], "audio" codes [B, Q, F], "prompts" B strings; what the
+            task does not read is ignored.
+          request_ids: One a request; its draws depend on its id and the seed alone.
+          sampling: How tokens are chosen, for all of them.
+          place: Number of the task in a chain, 0 for the first.
+        """
+        task = self.task(task_name)
+        plan = sequence.plan(
+            task, self.clip, self._sound, self._config.text_slots, self._config.vocabulary
+        )
+        fields = {name: np.asarray(given[name]) for name in task.fields if name in given}
+        for slot in plan.slots:
+            if slot.kind == "text":
+                encode = self._tokenizers.text.encode
+                fields[slot.field] = np.stack([encode(text) for text in given["prompts"]])
+        seed = (sampling.seed + place * _CHAIN_STRIDE) % 2**32
+        made = decode.generate(
+            self._params,
+            self._config,
+            plan,
+            fields,
+            dataclasses.replace(sampling, seed=seed),
+            np.asarray(request_ids, np.int64),
+        )
+        return {name: _join(plan, name, fields, codes) for name, codes in made.items()}
+
+    def encode_video(self, frames: Float[np.ndarray, "B T Y X C"]) -> Int[np.ndarray, "B t y x"]:
+        """Visual codes of pixels in [0, 1]."""
+        return np.asarray(self._tokenizers.visual.encode(frames))
+
+    def decode_video(self, codes: Int[np.ndarray, "B t y x"]) -> UInt8[np.ndarray, "B T Y X C"]:
+        """Pixels, 0 to 255."""
+        pixels = np.asarray(self._tokenizers.visual.decode(codes))
+        return np.round(255 * np.clip(pixels, 0.0, 1.0)).astype(np.uint8)
+
+    def decode_sound(self, codes: Int[np.ndarray, "B Q F"]) -> Float[np.ndarray, "B S"]:
+        """Samples in [-1, 1], as long as the clip."""
+        sound = np.asarray(self._tokenizers.audio.decode(codes))
+        num_samples = round(self.clip.duration_s * self._tokenizers.audio.sample_rate_hz)
+        missing = max(0, num_samples - sound.shape[1])
+        return np.clip(np.pad(sound[:, :num_samples], ((0, 0), (0, missing))), -1.0, 1.0)
+
+
+def _join(plan, field: str, fields: Mapping[str, np.ndarray], made: Any) -> np.ndarray:
+    """Given frames before made ones, where the task continues what it was given."""
+    made = np.asarray(made)
+    starts = [slot.source[0] for slot in plan.slots if slot.field == field and slot.is_output]
+    first = min(starts)
+    if not first:
+        return made
+    axis = 1 if sequence.plan_field_is_visual(plan, field) else 2
+    given = np.take(fields[field], np.arange(first), axis=axis)
+    return np.concatenate([given, made], axis=axis)
