@@ -174,7 +174,11 @@ def _unread() -> list[str]:
     unread = []
     # gin keeps no public list of what was read, only the text of it.
     for (scope, selector), values in sorted(config._CONFIG.items()):
-        read = config._OPERATIVE_CONFIG.get((scope, selector), {})
+        read = set()
+        for (used_scope, used), names in config._OPERATIVE_CONFIG.items():
+            # A class reached through a macro is read in the macro's scope.
+            if used == selector and (not scope or scope in used_scope.split("/")):
+                read |= set(names)
         for name in values:
             if name not in read:
                 short = f"{selector.split('.')[-1]}.{name}"

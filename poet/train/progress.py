@@ -23,8 +23,9 @@ class Progress:
         self._stream = stream or sys.stderr
         self._period_s = period_s
         self._step, self._note = start, ""
-        # (time, step) marks; the rate is measured from the oldest kept.
-        self._marks = [(time.monotonic(), start)]
+        # (time, step) marks; the rate is measured from the oldest kept. None yet: the time to the
+        # first step is that of compiling.
+        self._marks: list[tuple[float, int]] = []
         self._last_line = time.monotonic()
         self._bar = self._task = None
         if self._stream.isatty():
@@ -40,9 +41,9 @@ class Progress:
         """Says that `step` steps are done; `note` is a few words such as the loss."""
         now = time.monotonic()
         self._step, self._note = step, note or self._note
-        if now - self._marks[-1][0] > 0.5:
-            self._marks = [mark for mark in self._marks if now - mark[0] < 30] or self._marks[-1:]
-            self._marks.append((now, step))
+        if not self._marks or now - self._marks[-1][0] > 0.5:
+            recent = [mark for mark in self._marks if now - mark[0] < 30]
+            self._marks = (recent or self._marks[-1:]) + [(now, step)]
         if self._bar is not None:
             self._bar.update(self._task, completed=step, note=f"{self.speed()}  {self._note}")
         elif now - self._last_line >= self._period_s:
@@ -58,6 +59,8 @@ class Progress:
 
     def rate(self) -> float:
         """Steps a second over the last half minute; 0 before anything is known."""
+        if not self._marks:
+            return 0.0
         (start_s, first), now = self._marks[0], time.monotonic()
         return max(0.0, self._step - first) / max(1e-6, now - start_s)
 
@@ -65,7 +68,7 @@ class Progress:
         """Rate and time left in words."""
         rate = self.rate()
         if not rate:
-            return "compiling"
+            return "starting"
         left = duration_words((self._num_steps - self._step) / rate)
         shown = f"{rate:.1f}" if rate < 100 else f"{rate:.0f}"
         return f"{shown} {self._unit}/s, {left} left"

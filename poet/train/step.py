@@ -31,22 +31,33 @@ def train_step(
     Args:
       state: Donated by `compile_step`: do not use it after the call.
       batch: Global batch; all leaves share their first axis.
-      key: One key for the whole run. The step number is folded in here.
+      key: One key for the whole run. The step number is folded in by `gradients`.
       loss_fn: (params, batch, key) -> (mean nats per weighted token, measures).
       tx: The optimizer, schedule included.
     """
-    key = jax.random.fold_in(key, state.step)
-    (loss, measured), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
+    grads, measured = gradients(state.params, state.step, batch, key, loss_fn=loss_fn)
+    state, moved = apply_gradients(state, grads, tx=tx)
+    return state, measured | moved
+
+
+def gradients(
+    params: Any, step: Any, batch: Batch, key: Any, *, loss_fn: LossFn
+) -> tuple[Any, Measures]:
+    """First half of a step: (gradients, measures of the loss)."""
+    key = jax.random.fold_in(key, step)
+    (loss, measured), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
+    # `loss` is what is minimised; the loss function may report nats without its regularisers.
+    return grads, {"loss_nats": loss} | measured | {"loss": loss}
+
+
+def apply_gradients(
+    state: TrainState, grads: Any, *, tx: optax.GradientTransformation
+) -> tuple[TrainState, Measures]:
+    """Second half: (next state, measures of the update). It does not depend on the batch."""
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    # `loss` is what is minimised; the loss function may report nats without its regularisers.
-    measured = {"loss_nats": loss} | measured
-    measured |= {
-        "loss": loss,
-        "grad_norm": optax.tree.norm(grads),
-        "update_norm": optax.tree.norm(updates),
-    }
-    return TrainState(state.step + 1, params, opt_state, state.extra), measured
+    norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+    return TrainState(state.step + 1, params, opt_state, state.extra), norms
 
 
 def compile_step(step: StepFn, state_shardings: Any = None, batch_shardings: Any = None) -> StepFn:
