@@ -1,0 +1,177 @@
+"""One training step of the audio tokenizer, pure: reconstruction and quantizer losses.
+
+`TrainState.extra` holds the codebooks (`quantizers.rvq.Codebooks`); they follow running means, not
+gradients. Every draw comes from (key, step), so a resumed run repeats itself.
+
+Axes: B batch, S samples.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from poet.tokenizers import mel
+from poet.tokenizers.quantizers import rvq
+from poet.tokenizers.soundstream import SoundStream, SoundStreamConfig, init_params
+from poet.train import state as train_state
+from poet.train.state import TrainState
+from poet.typing import Array, Float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AudioLossConfig:
+    """What the audio tokenizer is trained for.
+
+    Attributes:
+      wave_weight: Of the mean absolute difference of samples.
+      mel_weight: Of the multi-scale mel distance.
+      commitment_weight: Of the pull of latents towards their codes.
+      mel_window_samples: Window sizes of the mel distance.
+      mel_bins: Bins of every window size.
+      mel_floor: Amplitude below which a bin counts as silent.
+      codebook_decay: Share of the running means that survives a step.
+      dead_below: Running count, in frames a batch, below which a code is given a new place.
+      quantizer_dropout: Share of examples that use a random number of levels instead of all.
+    """
+
+    wave_weight: float = 1.0
+    mel_weight: float = 1.0
+    commitment_weight: float = 0.25
+    mel_window_samples: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+    mel_bins: int = 64
+    mel_floor: float = 1e-5
+    codebook_decay: float = 0.99
+    dead_below: float = 2.0
+    quantizer_dropout: float = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "mel_window_samples", tuple(self.mel_window_samples))
+        for name in ("codebook_decay", "quantizer_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is a share; give a number between 0 and 1."
+                )
+        if any(size < 4 or size % 4 for size in self.mel_window_samples):
+            raise ValueError(
+                f"mel_window_samples={self.mel_window_samples} must be multiples of 4, because"
+                " windows are a quarter of their size apart; the paper has 64 to 2048."
+            )
+
+
+def init(key: Array, config: SoundStreamConfig, tx: optax.GradientTransformation) -> TrainState:
+    """State before the first step; the codebooks wait for the first batch."""
+    params = init_params(config, key)
+    codebooks = rvq.init(config.num_levels, config.codebook_size, config.latent_dim)
+    return train_state.create(params, tx.init(params), codebooks)
+
+
+def train_step(
+    state: TrainState,
+    batch: Float[Array, "B S"],
+    key: Array,
+    *,
+    config: SoundStreamConfig,
+    loss_config: AudioLossConfig,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """Returns the next state and scalar measures.
+
+    Args:
+      state: Donated by the caller's jit; do not use it after the call.
+      batch: Crops in [-1, 1], a whole number of frames long.
+      key: One key for the run. The step number is folded in here.
+    """
+    start_key, level_key, place_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+    num_active = _active_levels(level_key, batch.shape[0], config.num_levels, loss_config)
+
+    def loss_fn(params):
+        latents = SoundStream(config).apply({"params": params}, batch, method="encode")
+        codebooks = rvq.start(state.extra, jax.lax.stop_gradient(latents), start_key)
+        quantized = rvq.quantize(codebooks.centroids, latents, num_active)
+        wave = SoundStream(config).apply({"params": params}, quantized.latents, method="decode")
+        loss, measures = reconstruction_loss(wave, batch, config.sample_rate_hz, loss_config)
+        measures["commitment"] = quantized.commitment
+        loss = loss + loss_config.commitment_weight * quantized.commitment
+        return loss, (codebooks, quantized, measures | {"loss": loss})
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    (_, (codebooks, quantized, measures)), grads = grad_fn(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    codebooks = rvq.update(
+        codebooks,
+        quantized,
+        num_active,
+        place_key,
+        decay=loss_config.codebook_decay,
+        dead_below=loss_config.dead_below,
+    )
+    used = rvq.codes_used(quantized.codes, config.codebook_size)
+    measures |= {f"codes_used_{level}": used[level] for level in range(config.num_levels)}
+    measures["grad_norm"] = optax.tree.norm(grads)
+    return TrainState(state.step + 1, params, opt_state, codebooks), measures
+
+
+def reconstruction_loss(
+    wave: Float[Array, "B S"],
+    target: Float[Array, "B S"],
+    sample_rate_hz: int,
+    loss_config: AudioLossConfig,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Weighted waveform and mel distances, and the measures `wave_l1`, `mel` and `snr_db`."""
+    wave_l1 = jnp.mean(jnp.abs(wave - target))
+    distance = mel.mel_distance(
+        wave,
+        target,
+        sample_rate_hz=sample_rate_hz,
+        window_samples=loss_config.mel_window_samples,
+        num_bins=loss_config.mel_bins,
+        floor=loss_config.mel_floor,
+    )
+    noise = jnp.mean((wave - target) ** 2) + 1e-12
+    snr_db = 10 * jnp.log10((jnp.mean(target**2) + 1e-12) / noise)
+    loss = loss_config.wave_weight * wave_l1 + loss_config.mel_weight * distance
+    return loss, {"wave_l1": wave_l1, "mel": distance, "snr_db": snr_db}
+
+
+def crops_at(
+    waves: Float[np.ndarray, "W S"],
+    step: int,
+    *,
+    seed: int,
+    batch_size: int,
+    crop_samples: int,
+    grid_samples: int = 1,
+    num_candidates: int = 1,
+) -> Float[np.ndarray, "B _"]:
+    """Random crops of equally long sounds, a function of (seed, step).
+
+    Args:
+      grid_samples: Crops start at multiples of this. One hop keeps the phase that a sound has
+        within its frames; 1 shows the tokenizer every phase.
+      num_candidates: Each crop is the one with the highest peak among so many draws: short events
+        are rare in steady sound, and a tokenizer learns them late without.
+    """
+    num_starts = (waves.shape[1] - crop_samples) // grid_samples + 1
+    if crop_samples > waves.shape[1]:
+        raise ValueError(
+            f"A crop of {crop_samples} samples does not fit into sounds of {waves.shape[1]};"
+            " make crop_samples smaller or give longer sounds."
+        )
+    draw = np.random.Generator(np.random.Philox(key=[seed, step]))
+    rows = draw.integers(0, len(waves), (batch_size, num_candidates))
+    starts = draw.integers(0, num_starts, (batch_size, num_candidates)) * grid_samples
+    candidates = waves[rows[..., None], starts[..., None] + np.arange(crop_samples)]
+    best = np.abs(candidates).max(axis=-1).argmax(axis=-1)
+    return candidates[np.arange(batch_size), best].astype(np.float32)
+
+
+def _active_levels(key, batch_size, num_levels, loss_config):
+    """All levels, or for a share of the examples a uniform number from 1 up."""
+    drop_key, number_key = jax.random.split(key)
+    is_dropped = jax.random.uniform(drop_key, (batch_size,)) < loss_config.quantizer_dropout
+    number = jax.random.randint(number_key, (batch_size,), 1, num_levels + 1)
+    return jnp.where(is_dropped, number, num_levels)
