@@ -119,19 +119,29 @@ def sizes_of(dataset: Dataset, text_tokenizer: ByteTokenizer) -> SequenceSizes:
       ValueError: when the dataset does not say how its ids were made.
     """
     facts = dataset.metadata
-    missing = [name for name in ("vocabulary", "clip") if not facts.get(name)]
-    if missing:
-        raise ValueError(
-            f"Dataset {dataset.directory} does not say its {' and '.join(missing)}; expected what"
-            " `poet prepare` writes down. Prepare it again."
+    try:
+        codes, rules = facts["num_codes"], facts["preprocessing"]
+        clip = ClipShape(
+            num_frames=rules["num_frames"],
+            height_px=rules["height_px"],
+            width_px=rules["width_px"],
+            frames_per_second=rules["frames_per_second"],
         )
-    table = dict(facts["vocabulary"]) | {"num_text": text_tokenizer.num_ids}
-    sound = facts.get("sound")
+        levels, rate_hz = tuple(codes["audio"]), rules["sample_rate_hz"]
+        num_visual = codes["visual"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"Dataset {dataset.directory} does not say how its ids were made ({error} is missing);"
+            " expected what `poet prepare` writes down. Prepare it again."
+        ) from error
+    sound = SoundShape.for_clip(clip, len(levels), sample_rate_hz=rate_hz) if levels else None
     return SequenceSizes(
-        clip=from_json(ClipShape, facts["clip"]),
-        sound=from_json(SoundShape, sound) if sound else None,
+        clip=clip,
+        sound=sound,
         text_slots=text_tokenizer.num_slots,
-        vocabulary=Vocabulary.from_dict(table),
+        vocabulary=Vocabulary(
+            num_visual=num_visual, audio_levels=levels, num_text=text_tokenizer.num_ids
+        ),
     )
 
 
@@ -153,6 +163,23 @@ def model_from_meta(meta: Mapping[str, Any]) -> PrefixLMConfig:
             " the MODEL_DIR of `poet train`."
         )
     return from_json(PrefixLMConfig, meta["model"])
+
+
+def text_tokenizer_from_meta(meta: Mapping[str, Any]) -> ByteTokenizer:
+    """Returns the text tokenizer that a checkpoint's model was trained with.
+
+    Raises:
+      ValueError: when this Poet would read text differently.
+    """
+    facts = meta["text_tokenizer"]
+    tokenizer = ByteTokenizer(facts["num_slots"])
+    if tokenizer.fingerprint != facts["fingerprint"]:
+        raise ValueError(
+            f"The checkpoint was trained with the text tokenizer {facts['fingerprint'][:12]}, this"
+            f" Poet has {tokenizer.fingerprint[:12]}; use the version of Poet that trained it"
+            f" ({meta.get('poet_version')})."
+        )
+    return tokenizer
 
 
 def check_limits(config: PrefixLMConfig, sizes: SequenceSizes) -> None:
@@ -253,7 +280,8 @@ def _facts(
         "text_slots": sizes.text_slots,
         "data_dir": str(run.data_dir),
         "dataset_fingerprint": dataset.fingerprint,
-        "tasks": {entry.task.name: share for entry, share in tasks},
+        "tasks": {entry.name: share for entry, share in tasks},
+        "task_values": {entry.task.name: to_json(entry.task) for entry, _ in tasks},
         "batch": batch,
         "num_steps": run.loop.num_steps,
     }

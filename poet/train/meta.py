@@ -1,7 +1,6 @@
 """Frozen dataclasses to JSON and back, for the facts saved beside a checkpoint."""
 
 import dataclasses
-import types
 import typing
 from typing import Any
 
@@ -40,15 +39,15 @@ def from_json(cls: type, fields: dict[str, Any]) -> Any:
 
 
 def _value(hint: Any, value: Any) -> Any:
-    if value is None:
-        return None
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        classes = [arg for arg in typing.get_args(hint) if dataclasses.is_dataclass(arg)]
-        return _value(classes[0], value) if classes and isinstance(value, dict) else _listed(value)
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return from_json(hint, value)
-    return _listed(value)
+    """`value` as what a field's type hint says: a dataclass, a tuple of them, or as it is."""
+    if isinstance(value, dict):
+        found = next((arg for arg in (hint, *typing.get_args(hint)) if _is_config(arg)), None)
+        return from_json(found, value) if found else value
+    if isinstance(value, list):
+        inner = next((arg for arg in typing.get_args(hint) if arg is not Ellipsis), Any)
+        return tuple(_value(inner, item) for item in value)
+    return value
 
 
-def _listed(value: Any) -> Any:
-    return tuple(_listed(item) for item in value) if isinstance(value, list) else value
+def _is_config(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 NUM_VISUAL, AUDIO_LEVELS = 32, (16, 16)
-GRID, NUM_AUDIO_FRAMES = (5, 2, 2), 6
+GRID, NUM_AUDIO_FRAMES = (5, 2, 2), 106
 
 
 def records(split_seed, count):
@@ -29,9 +29,14 @@ def metadata(**changes):
     """What `poet prepare` writes down."""
     return {
         "fingerprints": {"visual": "abc", "audio": "def"},
-        "vocabulary": {"num_visual": NUM_VISUAL, "audio_levels": list(AUDIO_LEVELS)},
-        "clip": {"num_frames": 17, "height_px": 16, "width_px": 16},
-        "sound": {"num_levels": len(AUDIO_LEVELS), "num_audio_frames": NUM_AUDIO_FRAMES},
+        "num_codes": {"visual": NUM_VISUAL, "audio": list(AUDIO_LEVELS)},
+        "preprocessing": {
+            "num_frames": 17,
+            "height_px": 16,
+            "width_px": 16,
+            "frames_per_second": 8.0,
+            "sample_rate_hz": 16_000,
+        },
     } | changes
 
 
