@@ -28,7 +28,7 @@ class Linear(nn.Module):
 
     in_shape: Sequence[int]
     out_shape: Sequence[int]
-    axes: Sequence[str]
+    axes: Sequence[str | None]
     scale: float = 1.0
     dtype: DTypeLike = jnp.float32
 

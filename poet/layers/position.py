@@ -30,7 +30,8 @@ def rotation_table(
 def rotate(x: Float[Array, "B L N H"], table: Any) -> Float[Array, "B L N H"]:
     """Turns the pairs (i, i + H/2) of every head by the angles of the table's rows.
 
-    ``table`` is [L, H], from ``rotation_table``. Scores of rotated queries and keys depend on the distance between their positions only.
+    ``table`` is [L, H], rows of ``rotation_table``. Scores of rotated queries and keys depend on
+    the distance between their positions only.
     """
     cos, sin = jnp.split(jnp.asarray(table)[None, :, None, :], 2, axis=-1)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)

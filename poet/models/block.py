@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from poet.layers.attention import masked_attention, prefix_attention
+from poet.layers.attention import cached_attention, prefix_attention
 from poet.layers.linear import Linear
 from poet.layers.mlp import GatedMLP
 from poet.layers.norm import RMSNorm
@@ -89,9 +89,10 @@ class Block(nn.Module):
     def prefill(
         self, x: Float[Array, "B L D"], rotation: Any
     ) -> tuple[Float[Array, "B L D"], Cache]:
-        """The prefix alone, with the keys and values that later positions look at."""
+        """The prefix alone, with the keys and values [B, K, M, H] that later positions look at."""
         q, k, v = self._project(x, rotation)
-        return self._finish(x, prefix_attention(q, k, v, x.shape[1])), {"key": k, "value": v}
+        cache = {"key": k.swapaxes(1, 2), "value": v.swapaxes(1, 2)}
+        return self._finish(x, prefix_attention(q, k, v, x.shape[1])), cache
 
     def step(
         self, x: Float[Array, "B 1 D"], rotation: Any, cache: Cache, position: Any
@@ -101,15 +102,14 @@ class Block(nn.Module):
         Args:
           x: Residual stream of the position.
           rotation: Its row of the table, [1, H].
-          cache: {"key", "value"}, each [B, M, K, H] with M > position; meant to be donated.
+          cache: {"key", "value"}, each [B, K, M, H] with M > position; meant to be donated.
           position: May be traced.
         """
         q, k, v = self._project(x, rotation)
         cache = {
             name: _write(cache[name], row, position) for name, row in (("key", k), ("value", v))
         }
-        is_written = jnp.arange(cache["key"].shape[1])[None, :] <= position
-        y = masked_attention(q, cache["key"], cache["value"], is_written)
+        y = cached_attention(q[:, 0], cache["key"], cache["value"], position)[:, None]
         return self._finish(x, y), cache
 
     def _project(self, x: Array, rotation: Any) -> tuple[Array, Array, Array]:
@@ -124,6 +124,6 @@ class Block(nn.Module):
 
 
 def _write(cache: Array, row: Array, position: Any) -> Array:
-    zero = jnp.zeros((), jnp.int32)
-    start = (zero, jnp.asarray(position, jnp.int32), zero, zero)
-    return jax.lax.dynamic_update_slice(cache, row.astype(cache.dtype), start)
+    """The cache [B, K, M, H] with the row [B, 1, K, H] at one position."""
+    row = row.astype(cache.dtype).swapaxes(1, 2)
+    return jax.lax.dynamic_update_slice_in_dim(cache, row, position, axis=2)

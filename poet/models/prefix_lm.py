@@ -212,6 +212,11 @@ class PrefixLM(nn.Module):
           batch: ``decoder_input_tokens`` int32 [B, L-1], ``text_ids`` [B, slots], and optionally
             ``text_is_dropped`` [B], which replaces an example's text by pad vectors.
         """
+        return self.final_norm(self.stream(plan, batch)[:, plan.prefix_length :])
+
+    def stream(self, plan: SequencePlan, batch: Batch) -> Float[Array, "B n D"]:
+        """The residual stream of all n = L - 1 fed positions after the last layer."""
+        batch = jax.tree.map(jnp.asarray, batch)
         x = self.embed_tokens(
             plan,
             batch["decoder_input_tokens"],
@@ -222,7 +227,7 @@ class PrefixLM(nn.Module):
         x, _ = self.layers(x, rotation, _Prefix(plan.prefix_length))
         if self.is_initializing():
             self.head()  # made now: a submodule's parameters appear at its first use
-        return self.final_norm(x[:, plan.prefix_length :])
+        return x
 
     def loss(self, plan: SequencePlan, batch: Batch) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Mean nats per weighted output token, z-loss included, and measures without it.
@@ -232,8 +237,8 @@ class PrefixLM(nn.Module):
         """
         hidden = self(plan, batch)
         vocabulary, first = self.config.vocabulary, plan.prefix_length
-        targets = batch["decoder_target_tokens"][:, first:]
-        weights = batch["decoder_loss_weights"][:, first:].astype(jnp.float32)
+        targets = jnp.asarray(batch["decoder_target_tokens"])[:, first:]
+        weights = jnp.asarray(batch["decoder_loss_weights"], jnp.float32)[:, first:]
         total, tokens = tiled_cross_entropy(
             hidden.reshape(-1, hidden.shape[-1]),
             self.head(),

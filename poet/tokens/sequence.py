@@ -280,6 +280,31 @@ def local_outputs(plan: SequencePlan, tokens: Any, xp: Any = np) -> dict[str, An
     }
 
 
+def join_given(
+    plan: SequencePlan, given: Mapping[str, Any], written: Mapping[str, Any], xp: Any = np
+) -> dict[str, Any]:
+    """Written codes with the given frames of the same field before them.
+
+    Args:
+      plan: The task's plan.
+      given: Fields as ``assemble`` takes them.
+      written: Outputs as ``local_outputs`` returns them.
+
+    Returns:
+      Each output field from frame 0 on, so that a tokenizer can decode it: after image_to_video
+      the given picture and the new frames, after future_prediction the whole clip.
+    """
+    joined = dict(written)
+    for part in plan.task.outputs:
+        if part.start:
+            axis = -3 if part.kind == "visual" else -1
+            head = [slice(None)] * (-axis - 1)
+            before = xp.asarray(given[part.field])[(..., slice(0, part.start), *head)]
+            before = before.astype(written[part.field].dtype)
+            joined[part.field] = xp.concatenate([before, written[part.field]], axis=axis)
+    return joined
+
+
 def _fill(
     plan: SequencePlan, fields: Mapping[str, Any], xp: Any, batch_size: int, stop: int
 ) -> Any:

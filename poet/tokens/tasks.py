@@ -77,6 +77,11 @@ class Task:
         return any(part.kind == "text" for part in self.inputs)
 
     @property
+    def needs_text(self) -> bool:
+        """Whether text is all it is given; else an empty text (all PAD) is a fair request."""
+        return all(part.kind == "text" for part in self.inputs) and self.has_text
+
+    @property
     def uses_audio(self) -> bool:
         """Whether a record needs sound to serve this task."""
         return any(part.kind == "audio" for part in self.inputs + self.outputs)

@@ -25,6 +25,11 @@ def run_loss(config, params, batch, plan):
     return PrefixLM(config).apply({"params": params}, plan, batch, method="loss")
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def run_grad(config, params, batch, plan):
+    return jax.grad(lambda p: run_loss(config, p, batch, plan)[0])(params)
+
+
 def hidden(plan, batch):
     return np.asarray(run_hidden(tiny_lm.CONFIG, tiny_lm.lively_params(), batch, plan))
 
@@ -63,12 +68,8 @@ def test_prefix_sees_all_of_itself_and_nothing_of_the_output():
 
     @jax.jit
     def prefix_rows(batch):
-        model = PrefixLM(tiny_lm.CONFIG)
         variables = {"params": tiny_lm.lively_params()}
-        _, kept = model.apply(
-            variables, plan, batch, capture_intermediates=lambda m, _: m.name == "layers"
-        )
-        (rows, _) = kept["intermediates"]["layers"]["__call__"][0]
+        rows = PrefixLM(tiny_lm.CONFIG).apply(variables, plan, batch, method="stream")
         return rows[:, : plan.prefix_length]
 
     before = prefix_rows(batch)
@@ -149,37 +150,25 @@ def test_images_and_videos_share_their_beginning():
     np.testing.assert_allclose(image, video[:, : image.shape[1]], atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["full", "dots"])
-def test_rematerialisation_changes_nothing(policy):
-    plan, batch = tiny_lm.plan_of("text_to_image"), tiny_lm.batch_of("text_to_image")
+def test_rematerialisation_changes_nothing():
+    plan, batch = tiny_lm.plan_of("image_to_video"), tiny_lm.batch_of("image_to_video")
     params = tiny_lm.lively_params()
-
-    def grads(config):
-        return jax.jit(jax.grad(lambda p: run_loss(config, p, batch, plan)[0]))(params)
-
-    want = grads(tiny_lm.CONFIG)
-    got = grads(dataclasses.replace(tiny_lm.CONFIG, remat_policy=policy))
+    want = run_grad(tiny_lm.CONFIG, params, batch, plan)
+    got = run_grad(dataclasses.replace(tiny_lm.CONFIG, remat_policy="full"), params, batch, plan)
     for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_every_parameter_learns_from_some_task():
     """No dead parameters: what a text-free task leaves alone, others reach."""
-    reached = None
+    reached = []
     for name in ("image_to_video", "video_to_audio"):
         plan, batch = tiny_lm.plan_of(name), tiny_lm.batch_of(name)
-        grad = jax.jit(
-            jax.grad(lambda p, plan=plan, b=batch: run_loss(tiny_lm.CONFIG, p, b, plan)[0])
-        )
-        is_moved = jax.tree.map(lambda g: bool(jnp.any(g != 0)), grad(tiny_lm.lively_params()))
-        reached = (
-            is_moved if reached is None else jax.tree.map(lambda a, b: a or b, reached, is_moved)
-        )
-    dead = [
-        jax.tree_util.keystr(path)
-        for path, is_moved in jax.tree_util.tree_leaves_with_path(reached)
-        if not is_moved
-    ]
+        grads = run_grad(tiny_lm.CONFIG, tiny_lm.lively_params(), batch, plan)
+        reached.append(jax.tree.map(lambda g: bool(jnp.any(g != 0)), grads))
+    either = jax.tree.map(lambda a, b: a or b, *reached)
+    leaves = jax.tree_util.tree_leaves_with_path(either)
+    dead = [jax.tree_util.keystr(path) for path, is_moved in leaves if not is_moved]
     # Text is read by the encoder, never fed as tokens.
     assert dead == ["['embed']['text']"]
 
@@ -205,9 +194,9 @@ def test_logical_axes():
     names = {axis for spec in jax.tree.leaves(specs) for axis in spec}
     assert names == {"layers", "embed", "heads", "kv", "mlp", "vocab", None}
     block = specs["layers"]["block"]
-    assert block["query"]["kernel"] == ("layers", "embed", "heads", "kv")
-    assert block["mlp"]["down"]["kernel"] == ("layers", "mlp", "embed")
-    assert specs["head"]["audio_1"] == ("vocab", "embed")
+    assert tuple(block["query"]["kernel"]) == ("layers", "embed", "heads", "kv")
+    assert tuple(block["mlp"]["down"]["kernel"]) == ("layers", "mlp", "embed")
+    assert tuple(specs["head"]["audio_1"]) == ("vocab", "embed")
 
 
 def test_tables_are_padded_one_by_one():

@@ -1,0 +1,1 @@
+"""Floor 3: from a plan, parameters and what is given to codes."""

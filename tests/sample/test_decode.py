@@ -1,0 +1,205 @@
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+import tiny_lm
+
+from poet.models.prefix_lm import PrefixLM
+from poet.sample import decode
+from poet.sample.requests import SamplingRequest
+from poet.tokens import sequence, tasks
+from poet.tokens import vocabulary as ids
+from poet.tokens.tasks import Part, Task
+
+AV_CONTINUATION = Task(
+    "av_continuation",
+    ids.AV_CONTINUATION,
+    (Part("visual", "visual", 0, 1), Part("audio", "audio", 0, 1)),
+    (Part("visual", "visual", 1), Part("audio", "audio", 1)),
+)
+GREEDY = SamplingRequest(temperature=0.0)
+
+
+@functools.cache
+def sampling_params():
+    return decode.prepare_for_sampling(tiny_lm.lively_params(), tiny_lm.CONFIG)
+
+
+def generate(plan, fields, request=GREEDY, **more):
+    return decode.generate(sampling_params(), tiny_lm.CONFIG, plan, fields, request, **more)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def hidden(params, batch, plan):
+    return PrefixLM(tiny_lm.CONFIG).apply({"params": params}, plan, batch)
+
+
+def forced_logits(plan, batch):
+    """Logits of every output slot by the training-time pass."""
+    rows = hidden(tiny_lm.lively_params(), batch, plan)
+    head = tiny_lm.lively_params()["head"]
+    found = []
+    for slot in (slot for slot in plan.slots if slot.is_output):
+        first = slot.start - 1 - plan.prefix_length
+        table = head[slot.ids.name][: slot.ids.num_ids]
+        found.append(np.asarray(rows[:, first : first + slot.stop - slot.start] @ table.T))
+    return found
+
+
+def av_plan():
+    sizes = (tiny_lm.CLIP, tiny_lm.SOUND, tiny_lm.TEXT_SLOTS, tiny_lm.VOCABULARY)
+    return sequence.plan(AV_CONTINUATION, *sizes)
+
+
+@pytest.mark.parametrize("name", [*tasks.TASKS, "av_continuation"])
+def test_cached_logits_are_those_of_training(name, monkeypatch):
+    """Also where a slot is cut into scans with a growing cache, and across forced delimiters."""
+    monkeypatch.setattr(decode, "_STEPS_PER_SCAN", 3)
+    plan = av_plan() if name == "av_continuation" else tiny_lm.plan_of(name)
+    batch = sequence.assemble(plan, tiny_lm.random_fields())
+    want = forced_logits(plan, batch)
+    got = decode.cached_logits(sampling_params(), tiny_lm.CONFIG, plan, batch)
+    assert len(got) == len(want)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["image_to_video", "video_to_audio"])
+def test_greedy_decoding_equals_brute_force(name):
+    """One whole pass a token, over sequences whose future is filled with anything legal."""
+    plan, fields = tiny_lm.plan_of(name), tiny_lm.random_fields()
+    outputs = {part.field for part in plan.task.outputs}
+    guess = tiny_lm.random_fields(seed=1)
+    guess |= {field: fields[field] for field in fields if field not in outputs}
+    if name == "image_to_video":
+        guess["visual"][:, :1] = fields["visual"][:, :1]
+    batch = sequence.assemble(plan, guess)
+    tokens = np.concatenate(
+        [batch["decoder_input_tokens"], batch["decoder_target_tokens"][:, -1:]], axis=1
+    )
+    for index, slot in enumerate(slot for slot in plan.slots if slot.is_output):
+        for place in range(slot.stop - slot.start):
+            logits = forced_logits(plan, batch | {"decoder_input_tokens": tokens[:, :-1]})[index]
+            tokens[:, slot.start + place] = slot.ids.start + logits[:, place].argmax(axis=-1)
+    want = sequence.local_outputs(plan, tokens)
+    got = generate(plan, fields)
+    assert got.keys() == want.keys()
+    for field, codes in want.items():
+        np.testing.assert_array_equal(got[field], codes)
+
+
+def test_shapes_of_what_comes_back():
+    fields = tiny_lm.random_fields()
+    assert generate(tiny_lm.plan_of("text_to_image"), fields)["visual"].shape == (2, 1, 1, 2)
+    sound = generate(tiny_lm.plan_of("video_to_audio"), {"visual": fields["visual"]})
+    assert sound.keys() == {"audio"} and sound["audio"].shape == (2, 2, 4)
+    both = generate(av_plan(), fields)
+    assert both["visual"].shape == (2, 4, 1, 2) and both["audio"].shape == (2, 2, 3)
+
+
+def test_draws_do_not_depend_on_the_batch():
+    """Order and size of the batch change nothing: a request's id and seed fix its codes."""
+    plan, fields = tiny_lm.plan_of("image_to_video"), tiny_lm.random_fields(batch_size=4)
+    request = SamplingRequest(temperature=1.0, seed=3)
+    names = np.array([11, 7, 2**40, 0])
+    whole = generate(plan, fields, request, request_ids=names)["visual"]
+    order = np.array([2, 0, 3, 1])
+    turned = {name: codes[order] for name, codes in fields.items()}
+    np.testing.assert_array_equal(
+        generate(plan, turned, request, request_ids=names[order])["visual"], whole[order]
+    )
+    part = {name: codes[1:3] for name, codes in fields.items()}
+    np.testing.assert_array_equal(
+        generate(plan, part, request, request_ids=names[1:3])["visual"], whole[1:3]
+    )
+    other = generate(plan, fields, dataclasses.replace(request, seed=4), request_ids=names)
+    assert (other["visual"] != whole).any()
+
+
+def test_only_legal_codes_are_drawn():
+    """Even at a temperature that makes everything alike."""
+    request = SamplingRequest(temperature=1e6)
+    codes = generate(av_plan(), tiny_lm.random_fields(batch_size=16), request)
+    assert 0 <= codes["visual"].min() and codes["visual"].max() < 12
+    for level, size in enumerate(tiny_lm.VOCABULARY.audio_levels):
+        drawn = codes["audio"][:, level]
+        assert 0 <= drawn.min() and drawn.max() < size
+        assert set(np.unique(drawn)) == set(range(size)), "every legal code can be drawn"
+
+
+@functools.cache
+def guided(guidance, **flags):
+    plan, fields = tiny_lm.plan_of("text_to_video"), tiny_lm.random_fields()
+    request = SamplingRequest(temperature=0.0, guidance=guidance)
+    if flags.get("negative"):
+        flags = {"negative_text_ids": fields["text_ids"]}
+    if flags.get("empty"):
+        fields, flags = fields | {"text_ids": 0 * fields["text_ids"]}, {}
+    return generate(plan, fields, request, **flags)["visual"]
+
+
+def test_guidance_of_one_is_no_guidance():
+    np.testing.assert_array_equal(guided(1.0), guided(1.0 + 1e-7))
+    assert SamplingRequest(guidance=1.0 + 1e-7).mode.has_guidance
+
+
+def test_guidance_of_zero_is_no_text():
+    """The null half of a guidance pair is the row that training calls dropped."""
+    np.testing.assert_array_equal(guided(0.0), guided(1.0, empty=True))
+
+
+def test_text_led_away_from_itself_is_plain():
+    """With the prompt as its own negative, both halves agree and the scale drops out."""
+    np.testing.assert_array_equal(guided(5.0, negative=True), guided(1.0))
+
+
+def test_images_are_the_first_frames_of_videos():
+    fields = tiny_lm.random_fields()
+    request = SamplingRequest(seed=5)
+    image = generate(tiny_lm.plan_of("text_to_image"), fields, request)["visual"]
+    video = generate(tiny_lm.plan_of("text_to_video"), fields, request)["visual"]
+    np.testing.assert_array_equal(image, video[:, :1])
+
+
+def test_given_and_written_frames_join():
+    plan, fields = tiny_lm.plan_of("future_prediction"), tiny_lm.random_fields()
+    written = generate(plan, fields)
+    whole = sequence.join_given(plan, fields, written)
+    assert whole.keys() == {"visual"}
+    np.testing.assert_array_equal(whole["visual"][:, :3], fields["visual"][:, :3])
+    np.testing.assert_array_equal(whole["visual"][:, 3:], written["visual"])
+    # An output that starts at the beginning is whole already.
+    sound = {"audio": np.zeros((2, 2, 4), np.int32)}
+    assert sequence.join_given(tiny_lm.plan_of("video_to_audio"), fields, sound)["audio"].shape == (
+        2,
+        2,
+        4,
+    )
+
+
+def refuse(name, fields=None, request=GREEDY, **more):
+    fields = tiny_lm.random_fields() if fields is None else fields
+    return lambda: generate(tiny_lm.plan_of(name), fields, request, **more)
+
+
+@pytest.mark.parametrize(
+    "ask, message",
+    [
+        (
+            refuse("unconditional", request=SamplingRequest(guidance=2.0)),
+            "guidance=2.0 needs a text to leave out",
+        ),
+        (refuse("unconditional"), "is given nothing, so the number of requests is unknown"),
+        (refuse("video_to_audio", {}), r"\['visual'\] is missing"),
+        (
+            refuse("text_to_video", negative_text_ids=np.zeros((2, 5), int)),
+            "A negative text needs guidance",
+        ),
+        (refuse("text_to_video", {"text_ids": np.full((2, 5), 99)}), "Code 99 is not in"),
+    ],
+)
+def test_refusals(ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask()
