@@ -114,3 +114,11 @@ def test_refusals(tmp_path, moving_box, noise):
     with pytest.raises(ValueError, match="as .png or .jpg"):
         write_image(tmp_path / "a.tga", moving_box[0])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("amplitude, least_snr_db", [(0.1, 55), (0.3, 55), (0.4, 30), (0.9, 30)])
+def test_quiet_and_loud_tones_keep_their_loudness(tmp_path, moving_box, amplitude, least_snr_db):
+    tone = (amplitude * np.sin(2 * np.pi * 440 * np.arange(34_000) / 16_000)).astype(np.float32)
+    write_video(tmp_path / "tone.mp4", moving_box, 8, tone)
+    error = read_sound(tmp_path / "tone.mp4")[500:33_500] - tone[500:33_500]
+    assert 20 * np.log10(tone.std() / error.std()) > least_snr_db
