@@ -221,8 +221,8 @@ def _steps(folder: epath.Path) -> list[int]:
 
 
 def _saved_shapes(path: epath.Path) -> Any:
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.metadata(path.resolve()).item_metadata.tree
+    # The handler, not a checkpointer: that one warns that an item has no metadata of a whole step.
+    return ocp.StandardCheckpointHandler().metadata(path.resolve()).tree
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

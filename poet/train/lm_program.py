@@ -109,10 +109,10 @@ class LMPrograms:
             return lowered.compile()
 
     def compile_update(self) -> Any:
-        """The compiled (state, gradients) -> (state, measures); both arguments are donated."""
+        """The compiled (state, gradients) -> (state, measures); donates the state."""
         jitted = jax.jit(
             functools.partial(apply_gradients, tx=self._tx),
-            donate_argnums=(0, 1),
+            donate_argnums=0,
             in_shardings=(self._shardings, self._shardings.params),
             out_shardings=(self._shardings, None),
         )

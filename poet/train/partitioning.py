@@ -31,12 +31,21 @@ RULES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """How the devices are laid out; one axis may be -1 and takes all devices that are left."""
+    """How the devices are laid out; one axis may be -1 and takes all devices that are left.
+
+    Attributes:
+      replica: Copies of the model that share a batch.
+      fsdp: Devices that share a batch and the parameters.
+      sequence: Devices that share the positions of a sequence.
+      tensor: Devices that share the heads and hidden widths of a layer.
+      num_devices: Use the first so many; None uses all.
+    """
 
     replica: int = 1
     fsdp: int = -1
     sequence: int = 1
     tensor: int = 1
+    num_devices: int | None = None
 
 
 def make_mesh(config: MeshConfig | None = None, devices: Any = None) -> Mesh:
@@ -46,7 +55,7 @@ def make_mesh(config: MeshConfig | None = None, devices: Any = None) -> Mesh:
       ValueError: when the axes do not multiply to the number of devices.
     """
     config = config or MeshConfig()
-    devices = list(jax.devices() if devices is None else devices)
+    devices = list(jax.devices() if devices is None else devices)[: config.num_devices]
     sizes = [getattr(config, name) for name in MESH_AXES]
     if sizes.count(-1) == 1:
         known = -math.prod(sizes)
