@@ -35,6 +35,8 @@ class AudioLossConfig:
       codebook_decay: Share of the running means that survives a step.
       dead_below: Running count, in frames a batch, below which a code is given a new place.
       quantizer_dropout: Share of examples that use a random number of levels instead of all.
+      start_step: Step whose batch places the codebooks. Until then latents pass unquantized, so
+        that rare events have latents of their own by the time they need codes. 0 as in the paper.
     """
 
     wave_weight: float = 1.0
@@ -46,6 +48,7 @@ class AudioLossConfig:
     codebook_decay: float = 0.99
     dead_below: float = 2.0
     quantizer_dropout: float = 1.0
+    start_step: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "mel_window_samples", tuple(self.mel_window_samples))
@@ -85,16 +88,18 @@ def train_step(
       key: One key for the run. The step number is folded in here.
     """
     start_key, level_key, place_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+    is_time = state.step >= loss_config.start_step
     num_active = _active_levels(level_key, batch.shape[0], config.num_levels, loss_config)
 
     def loss_fn(params):
         latents = SoundStream(config).apply({"params": params}, batch, method="encode")
-        codebooks = rvq.start(state.extra, jax.lax.stop_gradient(latents), start_key)
+        codebooks = rvq.start(state.extra, jax.lax.stop_gradient(latents), start_key, is_time)
         quantized = rvq.quantize(codebooks.centroids, latents, num_active)
-        wave = SoundStream(config).apply({"params": params}, quantized.latents, method="decode")
+        decoded = jnp.where(codebooks.is_started, quantized.latents, latents)
+        wave = SoundStream(config).apply({"params": params}, decoded, method="decode")
         loss, measures = reconstruction_loss(wave, batch, config.sample_rate_hz, loss_config)
-        measures["commitment"] = quantized.commitment
-        loss = loss + loss_config.commitment_weight * quantized.commitment
+        measures["commitment"] = jnp.where(codebooks.is_started, quantized.commitment, 0.0)
+        loss = loss + loss_config.commitment_weight * measures["commitment"]
         return loss, (codebooks, quantized, measures | {"loss": loss})
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)

@@ -181,6 +181,7 @@ def test_training_learns_and_measures(trained):
 
 def test_a_resumed_step_is_the_same_step(trained, wave):
     step, states, _ = trained
+    # Through numpy, as a checkpoint would.
     copied = jax.tree.map(jnp.asarray, jax.device_get(states[6]))
     again, _ = step(copied, wave[1:, :200], jax.random.key(1))
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(states[7]), strict=True):

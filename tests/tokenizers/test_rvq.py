@@ -53,6 +53,17 @@ def test_start_finds_the_groups_once(latents):
     np.testing.assert_array_equal(again.centroids, codebooks.centroids)
 
 
+def test_before_their_time_codebooks_stay_unstarted(latents):
+    empty = rvq.init(1, 3, 2)
+    codebooks = rvq.start(empty, latents, jax.random.key(0), is_time=False)
+    quantized = rvq.quantize(codebooks.centroids, latents)
+    codebooks = rvq.update(
+        codebooks, quantized, jnp.full(4, 1), jax.random.key(0), decay=0.5, dead_below=1.0
+    )
+    for a, b in zip(jax.tree.leaves(codebooks), jax.tree.leaves(empty), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_running_means_move_towards_the_batch():
     codebooks = rvq.Codebooks(
         centroids=CENTROIDS,
@@ -70,8 +81,11 @@ def test_running_means_move_towards_the_batch():
 
 
 def test_dropped_examples_move_nothing():
-    codebooks = rvq.init(2, 2, 1).replace(
-        centroids=CENTROIDS, sums=CENTROIDS, counts=jnp.ones((2, 2))
+    codebooks = rvq.Codebooks(
+        centroids=CENTROIDS,
+        counts=jnp.ones((2, 2)),
+        sums=CENTROIDS,
+        is_started=jnp.ones((), bool),
     )
     quantized = rvq.quantize(CENTROIDS, jnp.array([[[8.0]]]), jnp.array([1]))
     got = rvq.update(

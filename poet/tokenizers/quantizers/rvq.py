@@ -7,11 +7,13 @@ draws from the key it is given, so that training is a function of (seed, step).
 Axes: B batch, L frames, M all frames of a batch, D latent width, Q levels, N codes a level.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from poet.typing import Array, Bool, Float, Int
+from poet.typing import Array, Float, Int
 
 
 class Codebooks(struct.PyTreeNode):
@@ -20,10 +22,11 @@ class Codebooks(struct.PyTreeNode):
     `is_started` is False until the first batch has placed the centroids.
     """
 
-    centroids: Float[Array, "Q N D"]
-    counts: Float[Array, "Q N"]
-    sums: Float[Array, "Q N D"]
-    is_started: Bool[Array, ""]
+    # Any, not array types: trees of shapes and of shardings use the same class.
+    centroids: Any  # [Q, N, D]
+    counts: Any  # [Q, N]
+    sums: Any  # [Q, N, D]
+    is_started: Any  # []
 
 
 class Quantized(struct.PyTreeNode):
@@ -36,10 +39,10 @@ class Quantized(struct.PyTreeNode):
       inputs: What each level was given, for `update`; without gradient.
     """
 
-    latents: Float[Array, "B L D"]
-    codes: Int[Array, "B Q L"]
-    commitment: Float[Array, ""]
-    inputs: Float[Array, "Q B L D"]
+    latents: Any  # [B, L, D]
+    codes: Any  # [B, Q, L], int32
+    commitment: Any  # []
+    inputs: Any  # [Q, B, L, D]
 
 
 def init(num_levels: int, codebook_size: int, latent_dim: int) -> Codebooks:
@@ -100,15 +103,19 @@ def nearest(centroids: Float[Array, "N D"], vectors: Float[Array, "*M D"]) -> In
 
 
 def start(
-    codebooks: Codebooks, latents: Float[Array, "B L D"], key: Array, *, num_rounds: int = 10
+    codebooks: Codebooks, latents: Float[Array, "B L D"], key: Array, is_time: Any = True
 ) -> Codebooks:
-    """Places the centroids by k-means on these latents, level by level; only the first time."""
+    """Places the centroids by k-means on these latents, level by level; only the first time.
+
+    Args:
+      is_time: False (it may be traced) leaves unstarted codebooks unstarted.
+    """
 
     def place():
         residual = latents.reshape(-1, latents.shape[-1])
         centroids, counts = [], []
         for level_key in jax.random.split(key, codebooks.centroids.shape[0]):
-            found = _k_means(residual, codebooks.centroids.shape[1], level_key, num_rounds)
+            found = _k_means(residual, codebooks.centroids.shape[1], level_key)
             centroids.append(found[0])
             counts.append(found[1])
             residual = residual - found[0][nearest(found[0], residual)]
@@ -120,7 +127,7 @@ def start(
             is_started=jnp.ones((), bool),
         )
 
-    return jax.lax.cond(codebooks.is_started, lambda: codebooks, place)
+    return jax.lax.cond(is_time & ~codebooks.is_started, place, lambda: codebooks)
 
 
 def update(
@@ -134,23 +141,27 @@ def update(
 ) -> Codebooks:
     """Moves the running means towards one batch, and gives unused codes a new place.
 
+    Codebooks that are not started stay as they are.
+
     Args:
       decay: Share of the old running sums kept (0.99 in the paper).
-      dead_below: A code whose running count, in frames a batch, falls below this is put on a random
-        frame of this batch (2 in the paper, whose batches hold far more frames than codes).
+      dead_below: A code whose running count, in frames a batch, falls below this is put on a
+        frame of this batch (2 in the paper, whose batches hold far more frames than codes). The
+        paper draws the frame evenly; here a frame counts by its squared distance to its code,
+        because most frames of steady sound already have a code that fits.
     """
     num_levels, num_codes, _ = codebooks.centroids.shape
     counts, sums, centroids = [], [], []
     for level, level_key in enumerate(jax.random.split(key, num_levels)):
         vectors = quantized.inputs[level].reshape(-1, quantized.inputs.shape[-1])
         is_active = jnp.repeat(level < num_active_levels, quantized.inputs.shape[2])
-        count, total = _assigned(
-            quantized.codes[:, level].reshape(-1), vectors, is_active, num_codes
-        )
+        codes = quantized.codes[:, level].reshape(-1)
+        count, total = _assigned(codes, vectors, is_active, num_codes)
         count = decay * codebooks.counts[level] + (1 - decay) * count
         total = decay * codebooks.sums[level] + (1 - decay) * total
         is_dead = (count < dead_below)[:, None]
-        fresh = vectors[jax.random.randint(level_key, (num_codes,), 0, vectors.shape[0])]
+        chosen = codebooks.centroids[level][codes]
+        fresh = _poorly_fitted(vectors, chosen, is_active, num_codes, level_key)
         # A replaced code starts with the count of a code in fair use, so that it has time to live.
         fair = jnp.maximum(jnp.sum(is_active) / num_codes, dead_below)
         count = jnp.where(is_dead[:, 0], fair, count)
@@ -158,11 +169,11 @@ def update(
         counts.append(count)
         sums.append(total)
         centroids.append(total / count[:, None])
-    return Codebooks(
-        centroids=jnp.stack(centroids),
-        counts=jnp.stack(counts),
-        sums=jnp.stack(sums),
-        is_started=codebooks.is_started,
+    moved = codebooks.replace(
+        centroids=jnp.stack(centroids), counts=jnp.stack(counts), sums=jnp.stack(sums)
+    )
+    return jax.tree.map(
+        lambda new, old: jnp.where(codebooks.is_started, new, old), moved, codebooks
     )
 
 
@@ -179,7 +190,17 @@ def _assigned(codes, vectors, is_active, num_codes):
     return one_hot.sum(axis=0), one_hot.T @ vectors
 
 
-def _k_means(vectors, num_codes, key, num_rounds):
+def _poorly_fitted(vectors, chosen, is_active, num_draws, key):
+    """Active vectors drawn with chances that grow with the squared distance to their centroids."""
+    distances = jnp.sum((vectors - chosen) ** 2, axis=-1)
+    # A tenth of the mean keeps the draw alive where everything fits.
+    weights = (distances + 0.1 * jnp.mean(distances) + 1e-12) * is_active
+    heaps = jnp.cumsum(weights)
+    draws = jax.random.uniform(key, (num_draws,)) * heaps[-1]
+    return vectors[jnp.minimum(jnp.searchsorted(heaps, draws, side="right"), len(vectors) - 1)]
+
+
+def _k_means(vectors, num_codes, key, num_rounds=10):
     """Lloyd's rounds from well spread starts; a cluster left empty keeps its place."""
     everything = jnp.ones(len(vectors), bool)
 
