@@ -13,7 +13,9 @@ def roots() -> list[pathlib.Path]:
     A wheel carries gin/ in poet/_gin/ (setup.py puts it there).
     """
     package = pathlib.Path(poet.__file__).resolve().parent
-    candidates = [pathlib.Path.cwd(), package.parent, package / "_gin"]
+    candidates = [pathlib.Path.cwd(), package / "_gin"]
+    if (package.parent / "setup.py").is_file():  # A checkout; in site-packages gin/ is the library.
+        candidates.insert(1, package.parent)
     return [root for root in dict.fromkeys(candidates) if (root / "gin").is_dir()]
 
 
