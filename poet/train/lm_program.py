@@ -17,7 +17,7 @@ from poet.models.prefix_lm import PrefixLM, PrefixLMConfig
 from poet.tokens.sequence import SequencePlan
 from poet.train import partitioning
 from poet.train import state as train_state
-from poet.train.compiling import BackgroundCompiler
+from poet.train.compiling import BackgroundCompiler, run_once
 from poet.train.loop import Program
 from poet.train.state import TrainState
 from poet.train.step import Batch, Measures, apply_gradients, gradients
@@ -80,11 +80,7 @@ class LMPrograms:
             return train_state.create(params, self._tx.init(params))
 
         with jax.set_mesh(self._mesh):
-            lowered = jax.jit(make, out_shardings=self._shardings).lower(key)
-            # It runs once: on CPU, optimizing it would cost more than it saves.
-            is_cpu = self._mesh.devices.flat[0].platform == "cpu"
-            options = {"xla_backend_optimization_level": 0} if is_cpu else None
-            return lowered.compile(compiler_options=options)(key)
+            return run_once(make, key, out_shardings=self._shardings)
 
     def loss(self, plan: SequencePlan, params: Any, batch: Batch, key: Any) -> Any:
         """(mean nats per weighted token, measures) of a batch; the model draws nothing."""

@@ -1,0 +1,149 @@
+"""Media files as arrays in memory, which is what the tokenizers are trained on.
+
+Files are read once; the arrays are kept beside the run (as .npy, written whole or not at all), so
+that a restarted run does not decode again.
+
+Axes: W clips, T frames, Y rows, X columns, S samples.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from poet.media import manifest, sound
+from poet.media.errors import MediaError
+from poet.media.manifest import ManifestRow
+from poet.typing import Float, UInt8
+
+# What a row without a split counts as.
+_DEFAULT_SPLIT = "train"
+
+
+def rows_of_split(media: str, split: str) -> list[ManifestRow]:
+    """Returns the rows of a manifest or folder that belong to a split.
+
+    Raises:
+      ValueError: when there are none, naming the splits that there are.
+    """
+    rows = manifest.read_manifest(media)
+    kept = [row for row in rows if (row.split or _DEFAULT_SPLIT) == split]
+    if not kept:
+        names = ", ".join(sorted({row.split or _DEFAULT_SPLIT for row in rows}))
+        raise ValueError(
+            f"{media} has no clips of split {split!r}, only of {names}; choose one of them."
+        )
+    return kept
+
+
+def media_key(rows: Sequence[ManifestRow], facts: dict) -> str:
+    """A name for what reading these rows with these settings gives; changes with the files."""
+    listed = []
+    for row in rows:
+        stat = os.stat(row.path) if row.path.exists() else None
+        size = (stat.st_size, stat.st_mtime_ns) if stat else None
+        listed.append([str(row.path), row.start_s, row.end_s, size])
+    text = json.dumps([listed, facts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_frames(
+    rows: Sequence[ManifestRow],
+    *,
+    height_px: int,
+    width_px: int,
+    num_frames: int,
+    frames_per_second: float,
+    on_file: Callable[[int], None] = lambda done: None,
+) -> UInt8[np.ndarray, "W T Y X 3"]:
+    """Returns the clips of all rows, cut one after the other; stills and short files are left out.
+
+    Raises:
+      ValueError: when no file gives a clip.
+    """
+    from poet.data.clips import ClipRules, cut_clips
+
+    rules = ClipRules(
+        height_px=height_px,
+        width_px=width_px,
+        num_frames=num_frames,
+        frames_per_second=frames_per_second,
+    )
+
+    def read(row: ManifestRow) -> list[np.ndarray]:
+        clips = (clip.frames for clip in cut_clips(row, rules))
+        return [frames for frames in clips if len(frames) == num_frames]
+
+    return _gather(rows, read, on_file, f"clip of {num_frames} frames")
+
+
+def read_sounds(
+    rows: Sequence[ManifestRow],
+    *,
+    num_samples: int,
+    sample_rate_hz: int,
+    on_file: Callable[[int], None] = lambda done: None,
+) -> Float[np.ndarray, "W S"]:
+    """Returns stretches of `num_samples` of all rows' sound; what is left over is dropped.
+
+    Raises:
+      ValueError: when no file has so much sound.
+    """
+
+    def read(row: ManifestRow) -> Iterable[np.ndarray]:
+        if not sound.has_sound(row.path):
+            return []
+        duration_s = None if row.end_s is None else row.end_s - row.start_s
+        wave = sound.read_sound(
+            row.path, sample_rate_hz, start_s=row.start_s, duration_s=duration_s
+        )
+        num_whole = len(wave) // num_samples
+        return list(wave[: num_whole * num_samples].reshape(num_whole, num_samples))
+
+    return _gather(rows, read, on_file, f"stretch of {num_samples} samples")
+
+
+def cached(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Returns the array at `path`, made and stored first where it is not there yet."""
+    if path.exists():
+        return np.load(path)
+    array = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        np.save(file, array)
+    partial.rename(path)
+    return array
+
+
+def _gather(rows, read, on_file, wanted: str) -> np.ndarray:
+    """All pieces of all rows in order; files that cannot be used are counted and left out."""
+    pieces, problems = [], []
+
+    def try_read(row):
+        try:
+            return read(row)
+        except MediaError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for done, found in enumerate(pool.map(try_read, rows), start=1):
+            if isinstance(found, MediaError):
+                problems.append(str(found))
+            else:
+                pieces.extend(found)
+            on_file(done)
+    if problems:
+        logging.warning("%d files cannot be used, the first: %s", len(problems), problems[0])
+    if not pieces:
+        reason = f" ({problems[0]})" if problems else ""
+        raise ValueError(
+            f"None of {len(rows)} files gives a {wanted}{reason}; give longer clips, or ask for"
+            " shorter ones in the gin file."
+        )
+    return np.stack(pieces)

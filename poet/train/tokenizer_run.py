@@ -1,0 +1,310 @@
+"""Trains a tokenizer on media files: settings and recipes, then the common loop.
+
+Axes: W clips, T frames, Y rows, X columns, S samples.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+import poet
+from poet.tokenizers import audio, protocol, visual
+from poet.tokenizers.magvit2 import MagvitConfig
+from poet.tokenizers.soundstream import SoundStreamConfig
+from poet.train import audio_step, checkpoint, loop, tokenizer_media, visual_step
+from poet.train.audio_step import AudioLossConfig
+from poet.train.compiling import run_once
+from poet.train.meta import to_json
+from poet.train.optimizer import OptimizerConfig, make_optimizer
+from poet.train.progress import Progress
+from poet.train.state import TrainState
+from poet.train.step import StepFn
+from poet.train.visual_step import VisualLossConfig
+
+BatchAt = Callable[[int], tuple[str, Any]]
+
+
+class Recipe(Protocol):
+    """What is different between the tokenizers."""
+
+    kind: str
+
+    def media_facts(self) -> dict[str, Any]:
+        """How files are read; a change makes the cached arrays useless."""
+        ...
+
+    def read(self, rows: Any, on_file: Callable[[int], None]) -> np.ndarray:
+        """The media as one array."""
+        ...
+
+    def batch_at(self, media: np.ndarray, seed: int) -> BatchAt:
+        """step -> (group, batch)."""
+        ...
+
+    def init(self, key: Any, tx: Any) -> TrainState:
+        """State before step 0."""
+        ...
+
+    def step(self, tx: Any) -> StepFn:
+        """The pure step."""
+        ...
+
+    def save(self, state: TrainState, out: Path) -> str:
+        """Writes the tokenizer; returns its fingerprint."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisualRecipe:
+    """A MAGVIT-v2 on clips.
+
+    Attributes:
+      model: Sizes.
+      losses: What it is trained for.
+      height_px: Of the clips trained on.
+      width_px: Of the clips trained on.
+      num_frames: Of the clips in memory.
+      frames_per_second: Rate that files are read at.
+      frames_per_batch: Frames of a step; the batch size of a length follows.
+      length_shares: (number of frames, share of the steps) of the crops in time, 1 + 4k frames
+        each. Empty: whole clips.
+    """
+
+    model: MagvitConfig = MagvitConfig()
+    losses: VisualLossConfig = VisualLossConfig()
+    height_px: int = 32
+    width_px: int = 32
+    num_frames: int = 17
+    frames_per_second: float = 8.0
+    frames_per_batch: int = 136
+    length_shares: tuple[tuple[int, float], ...] = ()
+    kind: str = dataclasses.field(default="visual", init=False)
+
+    def __post_init__(self):
+        shares = tuple((int(n), float(share)) for n, share in self.length_shares)
+        object.__setattr__(self, "length_shares", shares or ((self.num_frames, 1.0),))
+        for num_frames, share in self.length_shares:
+            if not 1 <= num_frames <= self.num_frames or num_frames % 4 != 1 or not share > 0:
+                raise ValueError(
+                    f"length_shares has {num_frames} frames with share {share}; expected 1 + 4k"
+                    f" frames, at most num_frames={self.num_frames}, and a positive share."
+                )
+
+    def media_facts(self) -> dict[str, Any]:
+        """How files are read."""
+        names = ("kind", "height_px", "width_px", "num_frames", "frames_per_second")
+        return {name: getattr(self, name) for name in names}
+
+    def read(self, rows: Any, on_file: Callable[[int], None]) -> np.ndarray:
+        """uint8 [W, T, Y, X, 3]."""
+        facts = self.media_facts()
+        del facts["kind"]
+        return tokenizer_media.read_frames(rows, **facts, on_file=on_file)
+
+    def batch_at(self, media: np.ndarray, seed: int) -> BatchAt:
+        """Crops in time of random clips; a length is a group, with its own batch size."""
+        lengths = [num_frames for num_frames, _ in self.length_shares]
+        shares = np.array([share for _, share in self.length_shares])
+        cumulative = np.cumsum(shares / shares.sum())
+
+        def batch_at(step: int) -> tuple[str, np.ndarray]:
+            draw = np.random.Generator(np.random.Philox(key=[seed, step]))
+            index = int((draw.random() >= cumulative[:-1]).sum())
+            length = lengths[index]
+            size = max(1, round(self.frames_per_batch / length))
+            rows = draw.integers(0, len(media), size)
+            starts = draw.integers(0, self.num_frames - length + 1, size)
+            crops = [media[w, t : t + length] for w, t in zip(rows, starts, strict=True)]
+            return f"{length}_frames", np.stack(crops)
+
+        return batch_at
+
+    def init(self, key: Any, tx: Any) -> TrainState:
+        """State before step 0."""
+        return visual_step.init(key, self.model, self.losses, tx)
+
+    def step(self, tx: Any) -> StepFn:
+        """The pure step."""
+        return functools.partial(
+            visual_step.train_step, config=self.model, loss_config=self.losses, tx=tx
+        )
+
+    def save(self, state: TrainState, out: Path) -> str:
+        """Writes the tokenizer; returns its fingerprint."""
+        params = visual_step.tokenizer_params(state)
+        return protocol.save(out, visual.KIND, self.model, params)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AudioRecipe:
+    """A SoundStream on sounds.
+
+    Attributes:
+      model: Sizes.
+      losses: What it is trained for.
+      num_samples: Of the stretches in memory; files are cut into them.
+      crop_samples: Of a training example.
+      grid_samples: Crops start at multiples of this.
+      batch_size: Examples a step.
+    """
+
+    model: SoundStreamConfig = SoundStreamConfig()
+    losses: AudioLossConfig = AudioLossConfig()
+    num_samples: int = 33_920
+    crop_samples: int = 9_600
+    grid_samples: int = 1
+    batch_size: int = 16
+    kind: str = dataclasses.field(default="audio", init=False)
+
+    def __post_init__(self):
+        hop = self.model.samples_per_frame
+        if self.crop_samples % hop or not hop <= self.crop_samples <= self.num_samples:
+            raise ValueError(
+                f"crop_samples={self.crop_samples} must be whole frames of {hop} samples, at most"
+                f" num_samples={self.num_samples}; try {max(1, self.crop_samples // hop) * hop}."
+            )
+        if self.batch_size < 1 or self.grid_samples < 1:
+            raise ValueError(
+                f"batch_size={self.batch_size} and grid_samples={self.grid_samples} must be at"
+                " least 1."
+            )
+
+    def media_facts(self) -> dict[str, Any]:
+        """How files are read."""
+        return {
+            "kind": self.kind,
+            "num_samples": self.num_samples,
+            "sample_rate_hz": self.model.sample_rate_hz,
+        }
+
+    def read(self, rows: Any, on_file: Callable[[int], None]) -> np.ndarray:
+        """float32 [W, S]."""
+        facts = self.media_facts()
+        del facts["kind"]
+        return tokenizer_media.read_sounds(rows, **facts, on_file=on_file)
+
+    def batch_at(self, media: np.ndarray, seed: int) -> BatchAt:
+        """Random crops."""
+
+        def batch_at(step: int) -> tuple[str, np.ndarray]:
+            return "crops", audio_step.crops_at(
+                media,
+                step,
+                seed=seed,
+                batch_size=self.batch_size,
+                crop_samples=self.crop_samples,
+                grid_samples=self.grid_samples,
+            )
+
+        return batch_at
+
+    def init(self, key: Any, tx: Any) -> TrainState:
+        """State before step 0."""
+        return audio_step.init(key, self.model, tx)
+
+    def step(self, tx: Any) -> StepFn:
+        """The pure step."""
+        return functools.partial(
+            audio_step.train_step, config=self.model, loss_config=self.losses, tx=tx
+        )
+
+    def save(self, state: TrainState, out: Path) -> str:
+        """Writes the tokenizer; returns its fingerprint."""
+        return protocol.save(out, audio.KIND, self.model, audio.tokenizer_params(state))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerRun:
+    """A training run of a tokenizer.
+
+    Attributes:
+      recipe: A VisualRecipe or an AudioRecipe.
+      optimizer: How parameters move.
+      num_steps: Steps in all.
+      save_period: Steps between checkpoints.
+      log_period: Steps between rows of metrics.
+      seed: Of the weights, the batches and the draws of the steps.
+      split: Of the manifest; rows without a split count as "train".
+    """
+
+    recipe: Any
+    num_steps: int
+    optimizer: OptimizerConfig = OptimizerConfig(b2=0.99)
+    save_period: int = 500
+    log_period: int = 10
+    seed: int = 0
+    split: str = "train"
+
+
+def train(
+    run: TokenizerRun, media: str, out: Path, operative_config: Callable[[], str] | None = None
+) -> str:
+    """Trains, or goes on training, writes the tokenizer to `out` and returns its fingerprint.
+
+    Args:
+      run: The settings.
+      media: A folder of media files or a manifest.
+      out: Gets the tokenizer, `train/` with checkpoints and metrics, and `cache/` with the media.
+      operative_config: Gives the text of the configuration that is saved with checkpoints.
+
+    Raises:
+      ValueError: when there is nothing to train on, or `out` holds a run with other settings.
+    """
+    recipe = run.recipe
+    rows = tokenizer_media.rows_of_split(media, run.split)
+    key = tokenizer_media.media_key(rows, recipe.media_facts())
+    facts = {
+        "kind": f"{recipe.kind}_tokenizer",
+        "poet_version": poet.__version__,
+        "settings": to_json(dataclasses.replace(run, num_steps=0, save_period=1)),
+        "media": {"path": str(media), "key": key, "num_files": len(rows)},
+    }
+    check_same_run(out / "train", facts)
+    clips = tokenizer_media.cached(out / "cache" / f"{key}.npy", lambda: _read(recipe, rows))
+
+    tx = make_optimizer(run.optimizer, run.num_steps)
+    compiled = jax.jit(recipe.step(tx), donate_argnums=0)
+    program = loop.Program(
+        name=f"train-tokenizer {recipe.kind}",
+        init=functools.partial(run_once, lambda key: recipe.init(key, tx)),
+        batch_at=recipe.batch_at(clips, run.seed),
+        step_for=lambda group: compiled,
+        describe=(("media", f"{media}, array {clips.shape} {clips.dtype}"),),
+    )
+    settings = loop.LoopConfig(
+        model_dir=out / "train",
+        num_steps=run.num_steps,
+        save_period=run.save_period,
+        log_period=run.log_period,
+        seed=run.seed,
+    )
+
+    def meta(step: int) -> dict[str, Any]:
+        del step
+        return facts | {"operative_config": operative_config() if operative_config else ""}
+
+    return recipe.save(loop.run(program, settings, meta), out)
+
+
+def check_same_run(model_dir: Path, facts: Mapping[str, Any]) -> None:
+    """ValueError when a folder holds a checkpoint of a run with other settings or media."""
+    try:
+        before = checkpoint.read_meta(model_dir)
+    except ValueError:
+        return
+    for name, words in (("kind", "kind"), ("settings", "settings"), ("media", "media files")):
+        if before.get(name) != facts[name]:
+            raise ValueError(
+                f"{model_dir} holds step {before.get('step')} of a run with other {words};"
+                " use the same to continue it, or another --out to start anew."
+            )
+
+
+def _read(recipe: Recipe, rows: Any) -> np.ndarray:
+    with Progress(f"read {recipe.kind} media", len(rows), unit="files") as progress:
+        return recipe.read(rows, progress.update)
