@@ -26,7 +26,7 @@ class MetricsWriter:
         from tensorboardX import SummaryWriter
 
         self._final = epath.Path(model_dir)
-        self._is_remote = "://" in str(model_dir)
+        self._is_remote = _is_remote(model_dir)
         self._scratch = tempfile.TemporaryDirectory() if self._is_remote else None
         local = self._scratch.name if self._scratch else model_dir
         self._local = pathlib.Path(local)
@@ -89,6 +89,10 @@ def read_metrics(model_dir: epath.PathLike) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break  # The process died while it wrote this line.
     return rows
+
+
+def _is_remote(folder: epath.PathLike) -> bool:
+    return "://" in str(folder)
 
 
 def _plain(value: Any) -> float | int:

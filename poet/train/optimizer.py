@@ -65,7 +65,8 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Sch
         start = max(1, warmup)
 
         def after(step):
-            return rate * jnp.sqrt(start / (start + step))
+            # optax asks for steps before the warm-up's end too, and drops the answer.
+            return rate * jnp.sqrt(start / (start + jnp.maximum(step, 0)))
     else:
         after = optax.constant_schedule(rate)
     if not warmup:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ from poet.train.visual_step import VisualLossConfig
 BatchAt = Callable[[int], tuple[str, Any]]
 
 
+@runtime_checkable
 class Recipe(Protocol):
     """What is different between the tokenizers."""
 
@@ -232,7 +233,7 @@ class TokenizerRun:
       split: Of the manifest; rows without a split count as "train".
     """
 
-    recipe: Any
+    recipe: Recipe
     num_steps: int
     optimizer: OptimizerConfig = OptimizerConfig(b2=0.99)
     save_period: int = 500

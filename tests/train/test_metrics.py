@@ -1,0 +1,69 @@
+"""Rows on disk, also after a restart; progress in words."""
+
+import io
+import time
+
+import pytest
+
+from poet.train import metrics, progress
+
+
+def write(folder, steps, restored=0):
+    with metrics.MetricsWriter(folder, restored) as writer:
+        for step in steps:
+            writer.write(step, "train", {"loss_nats": 1 / step, "note": "words"})
+
+
+def test_rows_come_back(tmp_path):
+    write(tmp_path, [1, 2])
+    assert metrics.read_metrics(tmp_path) == [
+        {"step": 1, "kind": "train", "loss_nats": 1.0, "note": "words"},
+        {"step": 2, "kind": "train", "loss_nats": 0.5, "note": "words"},
+    ]
+
+
+def test_a_restart_drops_what_came_after_its_step(tmp_path):
+    write(tmp_path, [1, 2, 3])
+    with (tmp_path / metrics.FILE).open("a") as file:
+        file.write('{"step": 4, "ki')
+    write(tmp_path, [3, 4], restored=2)
+    assert [row["step"] for row in metrics.read_metrics(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_tensorboard_sees_each_step_once(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    write(tmp_path, [1, 2, 3])
+    time.sleep(1.1)  # The names of event files carry the second.
+    write(tmp_path, [3, 4], restored=2)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss_nats")] == [1, 2, 3, 4]
+
+
+def test_a_remote_folder_gets_copies(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "_is_remote", lambda folder: True)
+    with metrics.MetricsWriter(tmp_path / "run", 0) as writer:
+        writer.write(1, "train", {"loss_nats": 1.0})
+        assert not (tmp_path / "run").exists()
+    assert [row["step"] for row in metrics.read_metrics(tmp_path / "run")] == [1]
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_plain_lines_say_rate_and_time_left(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    with progress.Progress("train", 100, stream=stream) as bar:
+        for step in range(1, 21):
+            now[0] += 2.0
+            bar.update(step, f"loss {step}")
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "train: 3 of 100 steps, 0.5 steps/s, 3 min 14 s left, loss 3"
+    assert lines[-1] == "train: 20 of 100 steps, 0.5 steps/s, 2 min 40 s left, loss 20"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(8.4, "8 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
+)
+def test_durations(seconds, words):
+    assert progress.duration_words(seconds) == words

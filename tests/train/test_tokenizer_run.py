@@ -1,0 +1,106 @@
+"""Tokenizer training: batches by counter, the cache, refusals, and one tiny run of the command."""
+
+import gin
+import numpy as np
+import pytest
+
+from poet.main import train_tokenizer
+from poet.media import write
+from poet.tokenizers import protocol
+from poet.train import metrics, tokenizer_media, tokenizer_run
+from poet.train.tokenizer_run import AudioRecipe, VisualRecipe
+
+TINY_SOUND = [
+    "--gin.soundstream.SoundStreamConfig.base_channels=2",
+    "--gin.AudioLossConfig.mel_window_samples=(64,)",
+]
+
+
+@pytest.fixture(autouse=True)
+def clean_gin():
+    yield
+    gin.clear_config()
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    """Two clips with a tone each."""
+    folder = tmp_path_factory.mktemp("media")
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        frames = rng.integers(0, 255, (17, 32, 32, 3), dtype=np.uint8)
+        wave = 0.3 * np.sin(np.arange(34_000) * 0.05 * (number + 1)).astype(np.float32)
+        write.write_video(folder / f"{number}.mp4", frames, 8.0, sound=wave)
+        (folder / f"{number}.txt").write_text("a clip")
+    return folder
+
+
+def command(media, out, *more):
+    return train_tokenizer.main(
+        ["--gin_file=gin/tokenizers/audio_tiny.gin", f"--media={media}", f"--out={out}"]
+        + [*TINY_SOUND, *more]
+    )
+
+
+def test_the_command_trains_continues_and_saves(media, tmp_path, capsys):
+    assert command(media, tmp_path / "audio") == 0
+    facts = protocol.read_config(tmp_path / "audio")
+    assert facts["config"]["num_levels"] == 2 and facts["config"]["codebook_size"] == 16
+    assert metrics.read_metrics(tmp_path / "audio" / "train")[-1]["step"] == 4
+    # Done already: the same tokenizer, at once.
+    assert command(media, tmp_path / "audio") == 0
+    assert protocol.read_config(tmp_path / "audio") == facts
+    assert command(media, tmp_path / "audio", "--gin.AudioRecipe.batch_size=3") == 2
+    assert "holds step 4 of a run with other settings" in capsys.readouterr().err
+
+
+def test_visual_batches_follow_from_seed_and_step():
+    recipe = VisualRecipe(frames_per_batch=20, length_shares=((5, 0.5), (17, 0.5)))
+    clips = np.arange(3 * 17, dtype=np.uint8).reshape(3, 17, 1, 1, 1)
+    clips = np.broadcast_to(clips, (3, 17, 2, 2, 3))
+    first, again = recipe.batch_at(clips, 7), recipe.batch_at(clips, 7)
+    groups = set()
+    for step in range(20):
+        name, batch = first(step)
+        groups.add((name, batch.shape[:2]))
+        np.testing.assert_array_equal(batch, again(step)[1])
+        assert (np.diff(batch[:, :, 0, 0, 0].astype(int), axis=1) == 1).all()
+    assert groups == {("5_frames", (4, 5)), ("17_frames", (1, 17))}
+
+
+def test_frames_and_sounds_are_read(media):
+    rows = tokenizer_media.rows_of_split(str(media), "train")
+    frames = tokenizer_media.read_frames(
+        rows, height_px=16, width_px=16, num_frames=17, frames_per_second=8.0
+    )
+    assert frames.shape == (2, 17, 16, 16, 3) and frames.dtype == np.uint8
+    waves = tokenizer_media.read_sounds(rows, num_samples=16_000, sample_rate_hz=16_000)
+    assert waves.shape == (4, 16_000) and np.abs(waves).max() > 0.1
+
+
+def test_the_cache_is_used(tmp_path):
+    path = tmp_path / "cache" / "a.npy"
+    made = tokenizer_media.cached(path, lambda: np.arange(3))
+    np.testing.assert_array_equal(tokenizer_media.cached(path, lambda: None), made)
+    assert [item.name for item in path.parent.iterdir()] == ["a.npy"]
+
+
+def test_nothing_to_train_on_is_refused(media, tmp_path):
+    rows = tokenizer_media.rows_of_split(str(media), "train")
+    with pytest.raises(ValueError, match="None of 2 files gives a stretch of 99999999 samples"):
+        tokenizer_media.read_sounds(rows, num_samples=99_999_999, sample_rate_hz=16_000)
+    with pytest.raises(ValueError, match="has no clips of split 'test', only of train"):
+        tokenizer_media.rows_of_split(str(media), "test")
+    (tmp_path / "empty").mkdir()
+    run = tokenizer_run.TokenizerRun(recipe=AudioRecipe(), num_steps=1)
+    with pytest.raises(ValueError, match="empty"):
+        tokenizer_run.train(run, str(tmp_path / "empty"), tmp_path / "out")
+
+
+def test_unfit_recipes_are_refused():
+    with pytest.raises(ValueError, match="length_shares has 6 frames"):
+        VisualRecipe(length_shares=((6, 1.0),))
+    with pytest.raises(ValueError, match="crop_samples=1000 must be whole frames of 320"):
+        AudioRecipe(crop_samples=1000)
+    with pytest.raises(ValueError, match="batch_size=0 and grid_samples=1 must be at least"):
+        AudioRecipe(batch_size=0)
