@@ -112,8 +112,50 @@ def _in_blocks(q: Array, k: Array, v: Array, rows_per_block: int, offset: int | 
 
 
 def _attend(q: Array, k: Array, v: Array, start: Any, offset: int | None) -> Array:
+    """One block of rows; the query heads of a key head become rows of one product."""
+    batch, num_rows, num_heads, head_dim = q.shape
+    num_kv_heads, num_groups = k.shape[2], num_heads // k.shape[2]
+    q_BLKGH = (q * head_dim**-0.5).reshape(batch, num_rows, num_kv_heads, num_groups, head_dim)
+    q_BKGLH = q_BLKGH.transpose(0, 2, 3, 1, 4)
     mask = None
     if offset is not None:
-        rows = offset + start + jnp.arange(q.shape[1])
+        rows = jnp.tile(offset + start + jnp.arange(num_rows), num_groups)
         mask = jnp.arange(k.shape[1])[None, :] <= rows[:, None]
-    return masked_attention(q, k, v, mask)
+    merged = q_BKGLH.reshape(batch, num_kv_heads, num_groups * num_rows, head_dim)
+    out = _softmax_product(merged, k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
+    return out.reshape(q_BKGLH.shape).transpose(0, 3, 1, 2, 4).reshape(q.shape)
+
+
+@jax.custom_vjp
+def _softmax_product(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """softmax(q k^T) v with heads first: q [B, K, R, H], k and v [B, K, M, H], mask [R, M].
+
+    The backward pass is written out: on CPU it takes less than half the time of the derived one,
+    because it normalises rows of width H instead of rows of width M.
+    """
+    return _softmax_product_forward(q, k, v, mask)[0]
+
+
+def _softmax_product_forward(q: Array, k: Array, v: Array, mask: Array | None) -> Any:
+    scores = jnp.matmul(q, k.swapaxes(2, 3), preferred_element_type=jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask[None, None], scores, _MASKED)
+    exp = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    total = exp.sum(axis=-1, keepdims=True)
+    exp = exp.astype(v.dtype)
+    out = jnp.matmul(exp, v, preferred_element_type=jnp.float32) / total
+    return out.astype(v.dtype), (q, k, v, exp, total, out)
+
+
+def _softmax_product_backward(kept: Any, d_out: Array) -> Any:
+    q, k, v, exp, total, out = kept
+    d_out = d_out.astype(jnp.float32) / total
+    mean = (d_out * out).sum(axis=-1, keepdims=True)
+    d_out = d_out.astype(v.dtype)
+    d_exp = jnp.matmul(d_out, v.swapaxes(2, 3), preferred_element_type=jnp.float32)
+    d_scores = (exp * (d_exp - mean)).astype(q.dtype)
+    d_k = jnp.matmul(d_scores.swapaxes(2, 3), q)
+    return jnp.matmul(d_scores, k), d_k, jnp.matmul(exp.swapaxes(2, 3), d_out), None
+
+
+_softmax_product.defvjp(_softmax_product_forward, _softmax_product_backward)

@@ -66,9 +66,10 @@ def test_prefix_sees_all_of_itself_and_nothing_of_the_output():
     """Seen from inside the prefix, where no output row helps."""
     plan, batch = tiny_lm.plan_of("image_to_video"), tiny_lm.batch_of("image_to_video")
 
+    variables = {"params": tiny_lm.lively_params()}
+
     @jax.jit
     def prefix_rows(batch):
-        variables = {"params": tiny_lm.lively_params()}
         rows = PrefixLM(tiny_lm.CONFIG).apply(variables, plan, batch, method="stream")
         return rows[:, : plan.prefix_length]
 
