@@ -1,0 +1,240 @@
+"""Causal 3-D convolution of clips, channels last: the past is padded, the future is never read.
+
+Edge padding as in MAGVIT-v2 (praxis): time is padded by K - 1 copies of the first frame, each
+spatial axis by (K - 1) // 2 copies before and K // 2 after. A one-frame clip is therefore an image:
+all taps in time see the same frame, so their sum is a 2-D kernel.
+
+XLA's native 3-D convolution is slow on CPU and its gradients with strides are slower still. Three
+steps avoid both: strides become channels (space to depth), so that every convolution has stride 1;
+a 3-D convolution is a sum over time taps of 2-D convolutions; and the gradient of the kernel is
+one matmul of gathered pixels with shifted gradients. Which form runs is decided here only.
+
+Axes: B batch, T frames, Y rows, X columns, C channels in, O channels out, K kernel taps (three
+numbers), N frames of all clips.
+"""
+
+import functools
+import itertools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from poet.typing import Array, Float
+
+
+def causal_conv3d(
+    x: Float[Array, "B T Y X C"],
+    kernel: Float[Array, "Kt Ky Kx _ O"],
+    bias: Float[Array, "O"] | None = None,
+    *,
+    strides: Sequence[int] = (1, 1, 1),
+    past: Float[Array, "B _ Y X C"] | None = None,
+) -> Float[Array, "B _ _ _ O"]:
+    """Convolution whose output frame i reads no input frame after `i * strides[0]`.
+
+    Equal to `causal_conv3d_reference` up to rounding, gradients included.
+
+    Args:
+      strides: In time, rows, columns. T frames give 1 + (T - 1) // strides[0], Y rows give
+        Y // strides[1] when the stride divides them and the kernel is not smaller than it.
+      past: The frames before the first one, exactly Kt - 1 of them (a streamed clip); None repeats
+        the first frame.
+    """
+    _check(x, kernel, past)
+    if x.shape[1] == 1 and past is None:
+        kernel = kernel.sum(0, keepdims=True)
+    strides = (1 if x.shape[1] == 1 else strides[0], *strides[1:])
+    out = _strided(_padded(x, kernel.shape[:3], past), kernel, tuple(strides))
+    return out if bias is None else out + bias.reshape(1, 1, 1, 1, -1)
+
+
+def causal_conv3d_reference(x, kernel, bias=None, *, strides=(1, 1, 1), past=None):
+    """`causal_conv3d` as one native XLA convolution: what the fast form must agree with."""
+    _check(x, kernel, past)
+    out = lax.conv_general_dilated(
+        _padded(x, kernel.shape[:3], past),
+        kernel,
+        tuple(strides),
+        "VALID",
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+    return out if bias is None else out + bias.reshape(1, 1, 1, 1, -1)
+
+
+class CausalConv3d(nn.Module):
+    """`causal_conv3d` with its own kernel and, if asked for, bias.
+
+    Attributes:
+      num_channels: O.
+      kernel_size: Taps in time, rows, columns.
+    """
+
+    num_channels: int
+    kernel_size: tuple[int, int, int] = (3, 3, 3)
+    strides: tuple[int, int, int] = (1, 1, 1)
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B _ _ _ O"]:
+        shape = (*self.kernel_size, x.shape[-1], self.num_channels)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(range(4), 4), shape)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (self.num_channels,))
+        return causal_conv3d(x, kernel, bias, strides=self.strides)
+
+
+def _padded(x, kernel_size, past):
+    """Pads edges: in time before the clip only, in space as evenly as the kernel allows."""
+    in_space = [((size - 1) // 2, size // 2) for size in kernel_size[1:]]
+    if past is not None:
+        x = jnp.concatenate([past.astype(x.dtype), x], axis=1)
+    in_time = (0 if past is not None else kernel_size[0] - 1, 0)
+    return jnp.pad(x, ((0, 0), in_time, *in_space, (0, 0)), mode="edge")
+
+
+def _strided(padded, kernel, strides):
+    """VALID convolution with strides, as one with stride 1 over blocks of strides pixels."""
+    if strides == (1, 1, 1):
+        return _valid(padded, kernel)
+    # The kernel grows by zeros to whole blocks; the input is cut, or padded with what meets
+    # only those zeros, to the blocks that are read.
+    blocks = [-(-size // stride) for size, stride in zip(kernel.shape[:3], strides, strict=True)]
+    grow = [
+        (0, count * stride - size)
+        for count, stride, size in zip(blocks, strides, kernel.shape[:3], strict=True)
+    ]
+    for axis, (count, stride) in enumerate(zip(blocks, strides, strict=True), start=1):
+        num_out = (padded.shape[axis] - kernel.shape[axis - 1]) // stride + 1
+        wanted = (num_out - 1 + count) * stride
+        fit = [(0, 0)] * 5
+        fit[axis] = (0, max(0, wanted - padded.shape[axis]))
+        padded = lax.slice_in_dim(jnp.pad(padded, fit), 0, wanted, axis=axis)
+    kernel = jnp.pad(kernel, (*grow, (0, 0), (0, 0)))
+    # In the kernel the block axes come first, in the input the batch does.
+    folded = _blocks_to_channels(kernel[None], strides)[0]
+    return _valid(_blocks_to_channels(padded, strides), folded)
+
+
+def _blocks_to_channels(x, strides):
+    """[B, T, Y, X, C, ...] -> [B, T / st, Y / sy, X / sx, st * sy * sx * C, ...]."""
+    counts = [size // stride for size, stride in zip(x.shape[1:4], strides, strict=True)]
+    split = [n for pair in zip(counts, strides, strict=True) for n in pair]
+    x = x.reshape(x.shape[0], *split, *x.shape[4:])
+    x = x.transpose(0, 1, 3, 5, 2, 4, 6, *range(7, x.ndim))
+    return x.reshape(x.shape[0], *counts, -1, *x.shape[8:])
+
+
+@jax.custom_vjp
+def _valid(padded, kernel):
+    """VALID convolution with stride 1 of [B, T, Y, X, C] and [Kt, Ky, Kx, C, O]."""
+    if kernel.shape[:3] == (1, 1, 1):
+        flat = padded.reshape(-1, padded.shape[-1]) @ kernel[0, 0, 0]
+        return flat.reshape(*padded.shape[:-1], -1)
+    num_frames = padded.shape[1] - kernel.shape[0] + 1
+    taps = [_conv2d(padded[:, i : i + num_frames], tap) for i, tap in enumerate(kernel)]
+    return functools.reduce(jnp.add, taps)
+
+
+def _valid_forward(padded, kernel):
+    return _valid(padded, kernel), (padded, kernel)
+
+
+def _valid_backward(residuals, cotangent):
+    padded, kernel = residuals
+    num_in, num_out = kernel.shape[3:]
+    # Many more channels out than in (a step up in resolution): products first, then places.
+    if num_out >= 8 * num_in:
+        return _input_gradient_by_matmul(cotangent, kernel), _kernel_gradient_by_taps(
+            padded, cotangent, kernel.shape
+        )
+    return _input_gradient(cotangent, kernel), _kernel_gradient(padded, cotangent, kernel.shape)
+
+
+_valid.defvjp(_valid_forward, _valid_backward)
+
+
+def _conv2d(x, kernel):
+    frames = x.reshape(-1, *x.shape[2:])
+    out = lax.conv_general_dilated(
+        frames, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return out.reshape(*x.shape[:2], *out.shape[1:])
+
+
+def _input_gradient(cotangent, kernel):
+    """One 2-D convolution to the channels of all time taps at once, then the taps put in place.
+
+    A convolution a tap, with the kernel turned round, is up to 20 times slower on CPU.
+    """
+    k_t, k_y, k_x, num_in, num_out = kernel.shape
+    turned = kernel[:, ::-1, ::-1].transpose(1, 2, 4, 0, 3).reshape(k_y, k_x, num_out, -1)
+    around = ((0, 0), (0, 0), (k_y - 1, k_y - 1), (k_x - 1, k_x - 1), (0, 0))
+    taps = _conv2d(jnp.pad(cotangent, around), turned)
+    taps = taps.reshape(*taps.shape[:4], k_t, num_in)
+    return sum(_later(taps[..., i, :], i, k_t) for i in range(k_t))
+
+
+def _input_gradient_by_matmul(cotangent, kernel):
+    """One matmul to all taps, each then added where it came from."""
+    k_t, k_y, k_x, num_in, num_out = kernel.shape
+    columns = kernel.transpose(4, 0, 1, 2, 3).reshape(num_out, -1)
+    taps = cotangent.reshape(-1, num_out) @ columns
+    taps = taps.reshape(*cotangent.shape[:4], k_t, k_y, k_x, num_in)
+    total = 0.0
+    for i, j, k in itertools.product(range(k_t), range(k_y), range(k_x)):
+        places = ((0, 0), (i, k_t - 1 - i), (j, k_y - 1 - j), (k, k_x - 1 - k), (0, 0))
+        total += jnp.pad(taps[..., i, j, k, :], places)
+    return total
+
+
+def _later(x, count, size):
+    """x moved `count` frames later in a clip of size - 1 more frames."""
+    return jnp.pad(x, ((0, 0), (count, size - 1 - count), (0, 0), (0, 0), (0, 0)))
+
+
+def _kernel_gradient_by_taps(padded, cotangent, kernel_shape):
+    """A matmul a time and row tap: nothing with the many output channels is copied."""
+    k_t, k_y, k_x, num_in, num_out = kernel_shape
+    frames, rows, columns = cotangent.shape[1:4]
+    pixels = jnp.concatenate([padded[:, :, :, k : k + columns] for k in range(k_x)], axis=-1)
+    flat = cotangent.reshape(-1, num_out)
+    products = [
+        pixels[:, i : i + frames, j : j + rows].reshape(-1, k_x * num_in).T @ flat
+        for i, j in itertools.product(range(k_t), range(k_y))
+    ]
+    return jnp.stack(products).reshape(kernel_shape)
+
+
+def _kernel_gradient(padded, cotangent, kernel_shape):
+    """One matmul: the pixels under each spatial tap against the gradients of each time tap."""
+    k_t, k_y, k_x, num_in, num_out = kernel_shape
+    num_rows, num_columns = cotangent.shape[2:4]
+    pixels = jnp.concatenate(
+        [
+            padded[:, :, row : row + num_rows, column : column + num_columns]
+            for row in range(k_y)
+            for column in range(k_x)
+        ],
+        axis=-1,
+    )
+    # Input frame j reaches output frame j - i by time tap i.
+    shifted = jnp.concatenate([_later(cotangent, i, k_t) for i in range(k_t)], axis=-1)
+    product = pixels.reshape(-1, pixels.shape[-1]).T @ shifted.reshape(-1, shifted.shape[-1])
+    return product.reshape(k_y, k_x, num_in, k_t, num_out).transpose(3, 0, 1, 2, 4)
+
+
+def _check(x, kernel, past):
+    if x.shape[-1] != kernel.shape[-2]:
+        raise ValueError(
+            f"x has {x.shape[-1]} channels but the kernel reads {kernel.shape[-2]};"
+            " give the kernel of this layer."
+        )
+    if past is not None and past.shape[1] != kernel.shape[0] - 1:
+        raise ValueError(
+            f"past has {past.shape[1]} frames but a kernel of {kernel.shape[0]} time taps needs"
+            f" {kernel.shape[0] - 1}; give the last frames of the chunk before."
+        )

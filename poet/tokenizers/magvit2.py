@@ -1,0 +1,303 @@
+"""The layers of MAGVIT-v2: a causal 3-D convolutional encoder and decoder around LFQ.
+
+Space shrinks 8 times and time 4 times, and the first frame stands alone in time, so an image is a
+clip of one frame and 17 frames become 5. Every convolution is causal and every normalisation is
+over one frame, so codes never depend on later frames. MAGVIT-v2, appendix A.
+
+Axes: B batch, T frames (T' latent frames in shapes written t), Y rows, X columns, C channels,
+D bits.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from poet.layers.conv import CausalConv3d
+from poet.tokenizers.quantizers import lfq
+from poet.typing import Array, Float, Int
+
+# Strides of the three steps down, in time, rows, columns. The decoder goes up in reverse order.
+DOWN_STRIDES = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
+FRAMES_PER_TOKEN = 4
+PX_PER_TOKEN = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MagvitConfig:
+    """Sizes of the visual tokenizer; the defaults are the paper's.
+
+    Attributes:
+      base_channels: Channels at full resolution are this times the first multiplier.
+      multipliers: One a resolution, from full to an eighth.
+      blocks_per_stage: Residual blocks a resolution, and as many again around the latent.
+      norm_groups: Groups of every group norm; must divide the channels of every resolution.
+      num_bits: D; there are 2^D codes.
+      strided_kernel: Taps of the strided convolutions on each axis, 4 (Google's code) or 3 (the
+        paper's figure).
+    """
+
+    base_channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    blocks_per_stage: int = 4
+    norm_groups: int = 32
+    num_bits: int = 18
+    strided_kernel: int = 4
+
+    def __post_init__(self):
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        if len(self.multipliers) != len(DOWN_STRIDES) + 1:
+            raise ValueError(
+                f"multipliers={self.multipliers} has {len(self.multipliers)} entries, but there are"
+                f" {len(DOWN_STRIDES) + 1} resolutions; give one for each, such as (1, 2, 2, 4)."
+            )
+        if self.blocks_per_stage < 1:
+            raise ValueError(
+                f"blocks_per_stage={self.blocks_per_stage} must be at least 1; the paper has 4."
+            )
+        if not 1 <= self.num_bits <= 24:
+            raise ValueError(
+                f"num_bits={self.num_bits} must be 1 to 24 (a table of all codes is kept for the"
+                " entropy); the paper has 18."
+            )
+        if self.strided_kernel not in (3, 4):
+            raise ValueError(f"strided_kernel={self.strided_kernel} must be 3 or 4.")
+        if any(channels % self.norm_groups for channels in self.channels):
+            raise ValueError(
+                f"norm_groups={self.norm_groups} must divide the channels of every resolution,"
+                f" {self.channels}; use a common divisor of them."
+            )
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each resolution, from full to an eighth."""
+        return tuple(self.base_channels * multiplier for multiplier in self.multipliers)
+
+    @property
+    def num_codes(self) -> int:
+        return 2**self.num_bits
+
+
+def check_video_shape(shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless [B, T, Y, X, 3] can be encoded: T = 1 + 4k, Y and X = 8k."""
+    if len(shape) != 5 or shape[-1] != 3 or 0 in shape:
+        raise ValueError(
+            f"Expected video of shape [batch, frames, rows, columns, 3], got {tuple(shape)};"
+            " give one clip as video[None], an image as image[None, None]."
+        )
+    num_frames, step = shape[1], FRAMES_PER_TOKEN
+    if (num_frames - 1) % step:
+        low = num_frames - (num_frames - 1) % step
+        raise ValueError(
+            f"Expected 1 + a multiple of {step} frames, got {num_frames}; the nearest lengths are"
+            f" {low} and {low + step}: cut the clip or repeat its last frame."
+        )
+    for name, size in (("rows", shape[2]), ("columns", shape[3])):
+        if size % PX_PER_TOKEN:
+            low = size - size % PX_PER_TOKEN
+            raise ValueError(
+                f"Expected a multiple of {PX_PER_TOKEN} {name}, got {size}; resize to"
+                f" {max(low, PX_PER_TOKEN)} or {low + PX_PER_TOKEN}."
+            )
+
+
+class Magvit2(nn.Module):
+    """Encoder, sign quantizer, decoder. Methods are pure and take pixels in [0, 1]."""
+
+    config: MagvitConfig
+
+    def setup(self):
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config)
+
+    def __call__(
+        self, video: Float[Array, "B T Y X 3"]
+    ) -> tuple[Float[Array, "B T Y X 3"], Float[Array, "B t h w D"]]:
+        """Reconstruction and the latents before their signs were taken."""
+        latents = self.encode_to_latents(video)
+        return self.decode_latents(lfq.straight_through(latents)), latents
+
+    def encode_to_latents(self, video: Float[Array, "B T Y X 3"]) -> Float[Array, "B t h w D"]:
+        check_video_shape(video.shape)
+        return self.encoder(video)
+
+    def encode(self, video: Float[Array, "B T Y X 3"]) -> Int[Array, "B t h w"]:
+        """Codes in [0, 2^D)."""
+        return lfq.to_ids(self.encode_to_latents(video))
+
+    def decode_latents(self, quantized: Float[Array, "B t h w D"]) -> Float[Array, "B T Y X 3"]:
+        """Pixels of latents of -1 and +1. Not clipped."""
+        return self.decoder(quantized)
+
+    def decode(self, codes: Int[Array, "B t h w"]) -> Float[Array, "B T Y X 3"]:
+        """Pixels of codes. Not clipped."""
+        return self.decode_latents(lfq.from_ids(codes, self.config.num_bits))
+
+
+class Encoder(nn.Module):
+    """[B, T, Y, X, 3] in [0, 1] -> [B, 1 + (T - 1) / 4, Y / 8, X / 8, D]."""
+
+    config: MagvitConfig
+
+    @nn.compact
+    def __call__(self, video: Float[Array, "B T Y X 3"]) -> Float[Array, "B t h w D"]:
+        config = self.config
+        # The model's own range is [-1, 1]: the grey of an unlit network is mid-way.
+        x = CausalConv3d(config.channels[0], use_bias=False, name="conv_in")(2.0 * video - 1.0)
+        kernel = (config.strided_kernel,) * 3
+        for stage, channels in enumerate(config.channels):
+            x = ResidualStage(config, channels, name=f"stage_{stage}")(x)
+            if stage < len(DOWN_STRIDES):
+                x = CausalConv3d(channels, kernel, DOWN_STRIDES[stage], name=f"down_{stage}")(x)
+        x = ResidualStage(config, config.channels[-1], name="bottleneck")(x)
+        x = nn.swish(FrameGroupNorm(config.norm_groups, name="norm_out")(x))
+        return CausalConv3d(config.num_bits, (1, 1, 1), name="conv_out")(x)
+
+
+class Decoder(nn.Module):
+    """[B, t, h, w, D] of -1 and +1 -> [B, 1 + 4 (t - 1), 8 h, 8 w, 3], about [0, 1]."""
+
+    config: MagvitConfig
+
+    @nn.compact
+    def __call__(self, quantized: Float[Array, "B t h w D"]) -> Float[Array, "B T Y X 3"]:
+        config = self.config
+        channels = config.channels[::-1]
+        x = CausalConv3d(channels[0], name="conv_in")(quantized)
+        x = ResidualStage(config, channels[0], name="bottleneck")(x)
+        stretch = (1, 1, 1)
+        x = AdaptiveGroupNorm(config.norm_groups, name="condition_0")(x, quantized, stretch)
+        x = ResidualStage(config, channels[0], name="stage_0")(x)
+        for stage, strides in enumerate(DOWN_STRIDES[::-1], start=1):
+            x = Upsample(strides, name=f"up_{stage}")(x)
+            stretch = tuple(a * b for a, b in zip(stretch, strides, strict=True))
+            norm = AdaptiveGroupNorm(config.norm_groups, name=f"condition_{stage}")
+            x = norm(x, quantized, stretch)
+            x = ResidualStage(config, channels[stage], name=f"stage_{stage}")(x)
+        x = nn.swish(FrameGroupNorm(config.norm_groups, name="norm_out")(x))
+        return 0.5 * (CausalConv3d(3, name="conv_out")(x) + 1.0)
+
+
+class ResidualStage(nn.Module):
+    """`blocks_per_stage` residual blocks; the first one changes the number of channels."""
+
+    config: MagvitConfig
+    num_channels: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X _"]:
+        for block in range(self.config.blocks_per_stage):
+            x = ResidualBlock(self.num_channels, self.config.norm_groups, name=f"block_{block}")(x)
+        return x
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(swish(norm(conv(swish(norm(x)))))), convolutions 3^3 without bias."""
+
+    num_channels: int
+    norm_groups: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X _"]:
+        skip = x
+        for name in ("0", "1"):
+            x = nn.swish(FrameGroupNorm(self.norm_groups, name=f"norm_{name}")(x))
+            x = CausalConv3d(self.num_channels, use_bias=False, name=f"conv_{name}")(x)
+        if skip.shape[-1] != self.num_channels:
+            conv = CausalConv3d(self.num_channels, (1, 1, 1), use_bias=False, name="conv_skip")
+            skip = conv(skip)
+        return skip + x
+
+
+class FrameGroupNorm(nn.Module):
+    """Group norm whose statistics are of one frame: pooling over time would not be causal."""
+
+    num_groups: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X C"]:
+        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros_init(), (x.shape[-1],))
+        return normalize_frames(x, self.num_groups, scale[None, None], bias[None, None])
+
+
+class AdaptiveGroupNorm(nn.Module):
+    """Group norm whose scale and shift are linear in the quantized latent at the same place."""
+
+    num_groups: int
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T Y X C"],
+        quantized: Float[Array, "B t h w D"],
+        stretch: tuple[int, int, int],
+    ) -> Float[Array, "B T Y X C"]:
+        """Args:
+        stretch: Positions of x for one of `quantized`, in time, rows, columns.
+        """
+        ones, zeros = jnp.ones((1, 1, x.shape[-1])), jnp.zeros((1, 1, x.shape[-1]))
+        # Linear first, stretched afterwards: the same numbers from fewer products.
+        scale = 1.0 + nn.Dense(x.shape[-1], name="scale")(quantized)
+        shift = nn.Dense(x.shape[-1], name="shift")(quantized)
+        x = normalize_frames(x, self.num_groups, ones, zeros)
+        return x * stretch_latents(scale, stretch) + stretch_latents(shift, stretch)
+
+
+class Upsample(nn.Module):
+    """Convolution to more channels, then channels to pixels; drops the frames before the first.
+
+    A channel index is (time, row, column, filter), the filter running fastest.
+    """
+
+    strides: tuple[int, int, int]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B _ _ _ C"]:
+        (batch, frames, rows, columns, channels), (st, sy, sx) = x.shape, self.strides
+        x = CausalConv3d(st * sy * sx * channels, name="conv")(x)
+        x = x.reshape(batch, frames, rows, columns, st, sy, sx, channels)
+        x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
+        x = x.reshape(batch, frames * st, rows * sy, columns * sx, channels)
+        return x[:, st - 1 :]
+
+
+def stretch_latents(x: Float[Array, "B t h w C"], stretch: tuple[int, int, int]) -> Array:
+    """Nearest-neighbour stretching without the first stretch[0] - 1 frames."""
+    for axis, times in enumerate(stretch, start=1):
+        x = jnp.repeat(x, times, axis=axis)
+    return x[:, stretch[0] - 1 :]
+
+
+def normalize_frames(x, num_groups, scale, bias, epsilon=1e-6):
+    """Zero mean and unit variance over rows, columns and the channels of a group, in float32.
+
+    Args:
+      scale: [B or 1, T or 1, C], multiplied in the same pass.
+      bias: As `scale`, added.
+    """
+    if x.shape[-1] % num_groups:
+        raise ValueError(
+            f"norm_groups={num_groups} must divide the {x.shape[-1]} channels; use a divisor."
+        )
+    x32 = x.astype(jnp.float32)
+    mean = _mean_of_groups(x32, num_groups)
+    variance = jnp.maximum(0.0, _mean_of_groups(x32 * x32, num_groups) - mean * mean)
+    factor = scale * jax.lax.rsqrt(variance + epsilon)
+    offset = bias - mean * factor
+    return (x32 * factor[:, :, None, None] + offset[:, :, None, None]).astype(x.dtype)
+
+
+def _mean_of_groups(x, num_groups):
+    """[B, T, Y, X, C] -> [B, T, C]: mean of each frame's group, repeated for its channels."""
+    means = jnp.mean(x, axis=(2, 3))
+    grouped = means.reshape(*means.shape[:2], num_groups, -1)
+    grouped = jnp.broadcast_to(jnp.mean(grouped, axis=-1, keepdims=True), grouped.shape)
+    return grouped.reshape(means.shape)
+
+
+def init_params(config: MagvitConfig, key: Array):
+    """Parameters for clips of any length and size."""
+    # Sizes of parameters do not depend on the clip: the smallest one will do.
+    return Magvit2(config).init(key, jnp.zeros((1, 1, PX_PER_TOKEN, PX_PER_TOKEN, 3)))["params"]

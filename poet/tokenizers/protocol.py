@@ -1,0 +1,197 @@
+"""What every tokenizer promises, and how a trained one is kept on disk.
+
+A tokenizer directory holds `config.json` (kind, sizes, fingerprint) and `weights.npz`. The
+fingerprint is a hash of both and of the code's version; it travels with token datasets and
+checkpoints, so that codes of one tokenizer are never read with another.
+
+Axes: B batch, T frames, Y rows, X columns, S samples, Q audio levels, L audio frames; t, h, w the
+grid of visual codes.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import uuid
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from etils import epath
+
+from poet.tokenizers import audio, visual
+from poet.tokenizers.magvit2 import MagvitConfig
+from poet.tokenizers.soundstream import SoundStreamConfig
+from poet.typing import Float, Int
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "weights.npz"
+
+# kind -> (tokenizer, its config, version of the code that turns weights into codes)
+_KINDS = {
+    visual.KIND: (visual.VisualTokenizer, MagvitConfig, visual.CODE_VERSION),
+    audio.KIND: (audio.AudioTokenizer, SoundStreamConfig, audio.CODE_VERSION),
+}
+
+
+class VisualTokenizer(Protocol):
+    """Clips in [0, 1] to a grid of codes and back. Causal: later frames change no earlier code."""
+
+    px_per_token: int
+    frames_per_token: int
+
+    @property
+    def num_codes(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode(self, video: Float[np.ndarray, "B T Y X 3"]) -> Int[np.ndarray, "B t h w"]: ...
+
+    def decode(self, codes: Int[np.ndarray, "B t h w"]) -> Float[np.ndarray, "B T Y X 3"]: ...
+
+
+class AudioTokenizer(Protocol):
+    """Sound in [-1, 1] to levels of codes and back."""
+
+    @property
+    def num_levels(self) -> int: ...
+
+    @property
+    def codebook_size(self) -> int: ...
+
+    @property
+    def samples_per_frame(self) -> int: ...
+
+    @property
+    def sample_rate_hz(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode(self, wave: Float[np.ndarray, "B S"]) -> Int[np.ndarray, "B Q L"]: ...
+
+    def decode(
+        self, codes: Int[np.ndarray, "B Q L"], num_samples: int | None = None
+    ) -> Float[np.ndarray, "B S"]: ...
+
+
+class TextTokenizer(Protocol):
+    """A prompt to a fixed number of ids, the rest padding."""
+
+    @property
+    def num_slots(self) -> int: ...
+
+    @property
+    def num_ids(self) -> int: ...
+
+    def encode(self, text: str) -> Int[np.ndarray, "S"]: ...
+
+
+def fingerprint(kind: str, config: Any, params: Any) -> str:
+    """Hex digest of the kind, its code version, the config's values and every weight."""
+    digest = hashlib.sha256(json.dumps(_described(kind, config), sort_keys=True).encode())
+    for name, weight in sorted(_flatten(params).items()):
+        digest.update(f"{name} {weight.dtype} {weight.shape}".encode())
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()
+
+
+def save(directory: epath.PathLike, kind: str, config: Any, params: Any) -> str:
+    """Writes a tokenizer and returns its fingerprint.
+
+    `config.json` is written last and replaces an old one only then: a directory that has it is
+    complete. Other files of the directory stay.
+
+    Args:
+      kind: `visual.KIND` or `audio.KIND`.
+      config: Dataclass of that kind.
+      params: Nested dict of arrays, as that kind's tokenizer takes them.
+    """
+    directory = epath.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    facts = _described(kind, config) | {"fingerprint": fingerprint(kind, config, params)}
+    weights = io.BytesIO()
+    np.savez(weights, **_flatten(params))
+    (directory / CONFIG_NAME).unlink(missing_ok=True)
+    _replace(directory / WEIGHTS_NAME, weights.getvalue())
+    _replace(directory / CONFIG_NAME, (json.dumps(facts, indent=2) + "\n").encode())
+    return facts["fingerprint"]
+
+
+def load(directory: epath.PathLike) -> Any:
+    """The tokenizer of a directory, ready to encode and decode.
+
+    Raises:
+      ValueError: Nothing complete is there, another version wrote it, or weights and config do not
+        belong together.
+    """
+    facts = read_config(directory)
+    make, config_class, version = _KINDS[facts["kind"]]
+    if facts["code_version"] != version:
+        raise ValueError(
+            f"The tokenizer in {directory} was saved by version {facts['code_version']} of its"
+            f" code, this is version {version}; train it again or use the older Poet."
+        )
+    config = config_class(**_lists_to_tuples(facts["config"]))
+    with np.load(io.BytesIO((epath.Path(directory) / WEIGHTS_NAME).read_bytes())) as weights:
+        params = _unflatten({name: weights[name] for name in weights.files})
+    found = fingerprint(facts["kind"], config, params)
+    if found != facts["fingerprint"]:
+        raise ValueError(
+            f"The tokenizer in {directory} should have fingerprint {facts['fingerprint'][:12]} but"
+            f" its files give {found[:12]}; they were changed or mixed: copy or train it again."
+        )
+    return make(config, params, found)
+
+
+def read_config(directory: epath.PathLike) -> dict[str, Any]:
+    """The facts of `config.json`: kind, code_version, config, fingerprint."""
+    path = epath.Path(directory) / CONFIG_NAME
+    if not path.exists():
+        raise ValueError(
+            f"Expected a trained tokenizer in {directory}, found no {CONFIG_NAME}; make one with"
+            " `poet train-tokenizer` or run `make demo`."
+        )
+    facts = json.loads(path.read_text())
+    if facts.get("kind") not in _KINDS:
+        raise ValueError(
+            f"The tokenizer in {directory} is of kind {facts.get('kind')!r}; this version knows"
+            f" {', '.join(sorted(_KINDS))}."
+        )
+    return facts
+
+
+def _described(kind, config):
+    return {
+        "kind": kind,
+        "code_version": _KINDS[kind][2],
+        "config": dataclasses.asdict(config),
+    }
+
+
+def _flatten(params):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {"/".join(str(part.key) for part in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _unflatten(weights):
+    params: dict[str, Any] = {}
+    for name, weight in weights.items():
+        *folders, last = name.split("/")
+        place = params
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = weight
+    return params
+
+
+def _lists_to_tuples(config):
+    """JSON has no tuples; every sequence of a config is one."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
+
+
+def _replace(path, content):
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    temporary.write_bytes(content)
+    temporary.replace(path)

@@ -1,0 +1,124 @@
+"""One training step of the visual tokenizer, pure: reconstruction and quantizer losses.
+
+`TrainState.extra` holds the moving average of the parameters when one is asked for.
+
+Axes: B batch, T frames, Y rows, X columns, W clips in memory.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from poet.tokenizers import magvit2
+from poet.tokenizers.magvit2 import Magvit2, MagvitConfig
+from poet.tokenizers.quantizers import lfq
+from poet.train import state as train_state
+from poet.train.state import TrainState
+from poet.typing import Array, Float, Shaped
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisualLossConfig:
+    """What the visual tokenizer is trained for.
+
+    Attributes:
+      reconstruction_weight: Of the mean squared error of pixels in [0, 1].
+      quantizer: Weights of commitment and entropy.
+      ema_decay: Share of the moving average of parameters that survives a step; 0 keeps none and
+        the tokenizer has the last step's parameters.
+    """
+
+    reconstruction_weight: float = 5.0
+    quantizer: lfq.LfqLossConfig = lfq.LfqLossConfig()
+    ema_decay: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(
+                f"ema_decay={self.ema_decay} is a share; give a number from 0 to below 1."
+            )
+
+
+def init(
+    key: Array,
+    config: MagvitConfig,
+    loss_config: VisualLossConfig,
+    tx: optax.GradientTransformation,
+) -> TrainState:
+    """State before the first step."""
+    params = magvit2.init_params(config, key)
+    extra = {"ema": jax.tree.map(jnp.copy, params)} if loss_config.ema_decay else {}
+    return train_state.create(params, tx.init(params), extra)
+
+
+def train_step(
+    state: TrainState,
+    batch: Shaped[Array, "B T Y X 3"],
+    key: Array,
+    *,
+    config: MagvitConfig,
+    loss_config: VisualLossConfig,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """Returns the next state and scalar measures.
+
+    Args:
+      state: Donated by the caller's jit; do not use it after the call.
+      batch: uint8 pixels, or float pixels in [0, 1].
+      key: Not used: nothing is drawn here. Part of every step function's signature.
+    """
+    del key
+    video = unit_pixels(batch)
+
+    def loss_fn(params):
+        return losses(params, video, state.step, config, loss_config)
+
+    (loss, measures), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    extra = state.extra
+    if loss_config.ema_decay:
+        # Early on the average follows closely, so that it forgets the initial parameters.
+        decay = jnp.minimum(loss_config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = optax.incremental_update(params, extra["ema"], 1.0 - decay)
+        extra = extra | {"ema": ema}
+    measures |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    return TrainState(state.step + 1, params, opt_state, extra), measures
+
+
+def losses(
+    params: Any,
+    video: Float[Array, "B T Y X 3"],
+    step: Array,
+    config: MagvitConfig,
+    loss_config: VisualLossConfig,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The weighted loss; `psnr_db`, `codes_used`, `largest_bit_mean` and the quantizer's parts.
+
+    `largest_bit_mean` is the largest |mean| of a bit over the batch: near 1 a bit is dead.
+    """
+    restored, latents = Magvit2(config).apply({"params": params}, video)
+    error = jnp.mean((restored - video) ** 2)
+    quantizer_loss, measures = lfq.losses(latents, step, loss_config.quantizer)
+    bits = jnp.mean(lfq.signs(latents).reshape(-1, config.num_bits), axis=0)
+    measures |= {
+        "psnr_db": -10.0 * jnp.log10(error + 1e-10),
+        "codes_used": lfq.codes_used(lfq.to_ids(latents), config.num_codes),
+        "largest_bit_mean": jnp.max(jnp.abs(bits)),
+    }
+    return loss_config.reconstruction_weight * error + quantizer_loss, measures
+
+
+def tokenizer_params(state: TrainState) -> Any:
+    """What `VisualTokenizer` needs of a training state: the moving average if one was kept."""
+    return state.extra["ema"] if "ema" in state.extra else state.params
+
+
+def unit_pixels(video: Shaped[Array, "B T Y X 3"]) -> Float[Array, "B T Y X 3"]:
+    """float32 pixels in [0, 1]; uint8 is divided by 255."""
+    if jnp.issubdtype(video.dtype, jnp.integer):
+        return video.astype(jnp.float32) / 255.0
+    return video.astype(jnp.float32)
