@@ -56,7 +56,7 @@ def av_plan():
 @pytest.mark.parametrize("name", [*tasks.TASKS, "av_continuation"])
 def test_cached_logits_are_those_of_training(name, monkeypatch):
     """Also where a slot is cut into scans with a growing cache, and across forced delimiters."""
-    monkeypatch.setattr(decode, "_STEPS_PER_SCAN", 3)
+    monkeypatch.setattr(decode, "_STEPS_PER_SCAN", 6)
     plan = av_plan() if name == "av_continuation" else tiny_lm.plan_of(name)
     batch = sequence.assemble(plan, tiny_lm.random_fields())
     want = forced_logits(plan, batch)
