@@ -71,10 +71,10 @@ def _run(argv: list[str]) -> int:
     bars = contextlib.ExitStack()
     shown: list[Progress] = []
 
-    def on_pieces(done: int, total: int, words: str) -> None:
+    def on_pieces(done: int, total: int) -> None:
         if not shown:  # the number of pieces is known once the files have been probed
             shown.append(bars.enter_context(Progress("prepare", total, unit="pieces")))
-        shown[0].update(done, words)
+        shown[0].update(done)
 
     try:
         with bars:

@@ -101,8 +101,7 @@ class Engine:
         fields = {name: np.asarray(given[name]) for name in task.fields if name in given}
         for slot in plan.slots:
             if slot.kind == "text":
-                encode = self._tokenizers.text.encode
-                fields[slot.field] = np.stack([encode(text) for text in given["prompts"]])
+                fields[slot.field] = np.stack([self._text_ids(t) for t in given["prompts"]])
         seed = (sampling.seed + place * _CHAIN_STRIDE) % 2**32
         made = decode.generate(
             self._params,
@@ -112,7 +111,12 @@ class Engine:
             dataclasses.replace(sampling, seed=seed),
             np.asarray(request_ids, np.int64),
         )
-        return {name: _join(plan, name, fields, codes) for name, codes in made.items()}
+        return sequence.join_given(plan, fields, made)
+
+    def _text_ids(self, text: str) -> Int[np.ndarray, "L"]:
+        """Ids of a prompt; an empty one is the row of all pads that training drops texts to."""
+        ids = self._tokenizers.text.encode(text)
+        return ids if text else np.zeros_like(ids)
 
     def encode_video(self, frames: Float[np.ndarray, "B T Y X C"]) -> Int[np.ndarray, "B t y x"]:
         """Visual codes of pixels in [0, 1]."""
@@ -129,15 +133,3 @@ class Engine:
         num_samples = round(self.clip.duration_s * self._tokenizers.audio.sample_rate_hz)
         missing = max(0, num_samples - sound.shape[1])
         return np.clip(np.pad(sound[:, :num_samples], ((0, 0), (0, missing))), -1.0, 1.0)
-
-
-def _join(plan, field: str, fields: Mapping[str, np.ndarray], made: Any) -> np.ndarray:
-    """Given frames before made ones, where the task continues what it was given."""
-    made = np.asarray(made)
-    starts = [slot.source[0] for slot in plan.slots if slot.field == field and slot.is_output]
-    first = min(starts)
-    if not first:
-        return made
-    axis = 1 if sequence.plan_field_is_visual(plan, field) else 2
-    given = np.take(fields[field], np.arange(first), axis=axis)
-    return np.concatenate([given, made], axis=axis)

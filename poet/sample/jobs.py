@@ -108,7 +108,7 @@ def check(engine: Engine, job: Job, asks: Sequence[Ask]) -> None:
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"Names of requests must differ, but {twice[:3]} come more than once.")
     for ask in asks:
-        if task.has_text:
+        if task.needs_text or ask.prompt:
             engine.check_prompt(ask.prompt)
         if _given(task) and not ask.media:
             raise ValueError(

@@ -112,11 +112,17 @@ class Magvit2(nn.Module):
         self.decoder = Decoder(self.config)
 
     def __call__(
-        self, video: Float[Array, "B T Y X 3"]
+        self, video: Float[Array, "B T Y X 3"], hardness: Float[Array, ""] | None = None
     ) -> tuple[Float[Array, "B T Y X 3"], Float[Array, "B t h w D"]]:
-        """Reconstruction and the latents before their signs were taken."""
+        """Reconstruction and the latents before their signs were taken.
+
+        Args:
+          hardness: See `lfq.hardening`; None takes the signs, straight through.
+        """
         latents = self.encode_to_latents(video)
-        return self.decode_latents(lfq.straight_through(latents)), latents
+        if hardness is None:
+            return self.decode_latents(lfq.straight_through(latents)), latents
+        return self.decode_latents(lfq.hardening(latents, hardness)), latents
 
     def encode_to_latents(self, video: Float[Array, "B T Y X 3"]) -> Float[Array, "B t h w D"]:
         check_video_shape(video.shape)

@@ -74,6 +74,8 @@ class VisualRecipe:
       frames_per_batch: Frames of a step; the batch size of a length follows.
       length_shares: (number of frames, share of the steps) of the crops in time, 1 + 4k frames
         each. Empty: whole clips.
+      image_steps: First steps, on single frames: cheap, and where a frame's look is learned.
+      images_per_batch: Frames of such a step.
     """
 
     model: MagvitConfig = MagvitConfig()
@@ -84,6 +86,8 @@ class VisualRecipe:
     frames_per_second: float = 8.0
     frames_per_batch: int = 136
     length_shares: tuple[tuple[int, float], ...] = ()
+    image_steps: int = 0
+    images_per_batch: int = 16
     kind: str = dataclasses.field(default="visual", init=False)
 
     def __post_init__(self):
@@ -95,6 +99,11 @@ class VisualRecipe:
                     f"length_shares has {num_frames} frames with share {share}; expected 1 + 4k"
                     f" frames, at most num_frames={self.num_frames}, and a positive share."
                 )
+        if self.image_steps < 0 or self.images_per_batch < 1:
+            raise ValueError(
+                f"image_steps={self.image_steps} must be 0 or more and"
+                f" images_per_batch={self.images_per_batch} 1 or more."
+            )
 
     def media_facts(self) -> dict[str, Any]:
         """How files are read."""
@@ -118,6 +127,8 @@ class VisualRecipe:
             index = int((draw.random() >= cumulative[:-1]).sum())
             length = lengths[index]
             size = max(1, round(self.frames_per_batch / length))
+            if step < self.image_steps:
+                length, size = 1, self.images_per_batch
             rows = draw.integers(0, len(media), size)
             starts = draw.integers(0, self.num_frames - length + 1, size)
             crops = [media[w, t : t + length] for w, t in zip(rows, starts, strict=True)]

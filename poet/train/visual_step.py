@@ -29,13 +29,18 @@ class VisualLossConfig:
       quantizer: Weights of commitment and entropy.
       ema_decay: Share of the moving average of parameters that survives a step; 0 keeps none and
         the tokenizer has the last step's parameters.
+      hardening_steps: Steps over which latents turn from bounded numbers to signs; 0 takes the
+        signs from the first step, as the paper does.
     """
 
     reconstruction_weight: float = 5.0
     quantizer: lfq.LfqLossConfig = lfq.LfqLossConfig()
     ema_decay: float = 0.0
+    hardening_steps: int = 0
 
     def __post_init__(self):
+        if self.hardening_steps < 0:
+            raise ValueError(f"hardening_steps={self.hardening_steps} must be 0 or more.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(
                 f"ema_decay={self.ema_decay} is a share; give a number from 0 to below 1."
@@ -100,7 +105,10 @@ def losses(
 
     `largest_bit_mean` is the largest |mean| of a bit over the batch: near 1 a bit is dead.
     """
-    restored, latents = Magvit2(config).apply({"params": params}, video)
+    hardness = None
+    if loss_config.hardening_steps:
+        hardness = jnp.minimum(1.0, step / loss_config.hardening_steps)
+    restored, latents = Magvit2(config).apply({"params": params}, video, hardness)
     error = jnp.mean((restored - video) ** 2)
     quantizer_loss, measures = lfq.losses(latents, step, loss_config.quantizer)
     bits = jnp.mean(lfq.signs(latents).reshape(-1, config.num_bits), axis=0)
