@@ -74,7 +74,8 @@ class VisualRecipe:
       frames_per_batch: Frames of a step; the batch size of a length follows.
       length_shares: (number of frames, share of the steps) of the crops in time, 1 + 4k frames
         each. Empty: whole clips.
-      image_steps: First steps, on single frames: cheap, and where a frame's look is learned.
+      image_steps: First steps, on single frames: cheap, and where a frame's look is learned. The
+        model is inflated to video after them.
       images_per_batch: Frames of such a step.
     """
 
@@ -143,7 +144,11 @@ class VisualRecipe:
     def step(self, tx: Any) -> StepFn:
         """The pure step."""
         return functools.partial(
-            visual_step.train_step, config=self.model, loss_config=self.losses, tx=tx
+            visual_step.train_step,
+            config=self.model,
+            loss_config=self.losses,
+            tx=tx,
+            inflate_at=self.image_steps,
         )
 
     def save(self, state: TrainState, out: Path) -> str:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from poet.tokenizers import magvit2
+from poet.tokenizers import inflation, magvit2
 from poet.tokenizers.magvit2 import Magvit2, MagvitConfig
 from poet.tokenizers.quantizers import lfq
 from poet.train import state as train_state
@@ -67,6 +67,7 @@ def train_step(
     config: MagvitConfig,
     loss_config: VisualLossConfig,
     tx: optax.GradientTransformation,
+    inflate_at: int = 0,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Returns the next state and scalar measures.
 
@@ -74,9 +75,15 @@ def train_step(
       state: Donated by the caller's jit; do not use it after the call.
       batch: uint8 pixels, or float pixels in [0, 1].
       key: Not used: nothing is drawn here. Part of every step function's signature.
+      inflate_at: The step whose parameters are inflated before it, the first on video after steps
+        on images; 0 for none.
     """
     del key
     video = unit_pixels(batch)
+    if inflate_at:
+        is_time = state.step == inflate_at
+        params = jax.lax.cond(is_time, inflation.inflate, lambda same: same, state.params)
+        state = state.replace(params=params)
 
     def loss_fn(params):
         return losses(params, video, state.step, config, loss_config)

@@ -1,0 +1,131 @@
+"""Every command once, end to end, on a few rendered clips, with the gin files of the tiny demo."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from poet.data import records
+from poet.demo import report, runner, scores, sizes, stages
+from poet.main import cli
+from poet.media import sound, video
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """A finished demo, its stages run in this process."""
+    folder = tmp_path_factory.mktemp("demo")
+    scores.claim_folder(folder, sizes.TINY, seed=0)
+    for stage in stages.stages(sizes.TINY, folder):
+        assert cli.main(list(stage.argv)) == 0, stage.command
+        record = runner.StageRecord(command=stage.command, seconds=1.0, is_finished=True)
+        path = folder / "stages" / f"{stage.name}.json"
+        runner.write_json(path, vars(record))
+    return folder
+
+
+def test_the_dataset_holds_every_clip(out):
+    dataset = records.open_dataset(out / "dataset")
+    assert dataset.splits == {"train": 24, "validation": 8, "held_out": 24}
+    record = dataset.read("train", 0)
+    assert record["visual"].shape == (5, 4, 4) and record["audio"].shape == (2, 106)
+
+
+def test_generated_files_play_and_have_sound(out):
+    rows = report.read_rows(out / "samples" / "text_to_video" / "samples.jsonl")
+    assert len(rows) == 4 and all(row["has_sound"] for row in rows)
+    path = out / "samples" / "text_to_video" / rows[0]["file"]
+    assert video.read_video(path, 8.0).shape == (17, 128, 128, 3)
+    assert abs(len(sound.read_sound(path)) / 16_000 - 2.125) < 0.1
+
+
+def test_given_frames_stay_as_they_were(out):
+    folder = out / "samples" / "future_prediction"
+    name = report.read_rows(folder / "samples.jsonl")[0]["name"]
+    made = json.loads((folder / f"{name}.json").read_text())["ids"]["visual"]
+    dataset = records.open_dataset(out / "dataset")
+    whole = dataset.read("held_out", 0)
+    assert whole["clip_id"] == name
+    # The tokenizer is causal: ids of the first 9 frames are the first 3 latent frames of the clip.
+    np.testing.assert_array_equal(np.asarray(made)[:3], whole["visual"][:3])
+
+
+def test_a_second_run_gives_the_same_ids(out, tmp_path):
+    stage = next(s for s in stages.stages(sizes.TINY, out) if s.name == "image_to_video")
+    argv = [w for w in stage.argv if not w.startswith("--out=")]
+    assert cli.main([*argv, f"--out={tmp_path}"]) == 0
+    for row in report.read_rows(tmp_path / "samples.jsonl"):
+        again = json.loads((tmp_path / f"{row['name']}.json").read_text())
+        first = json.loads((out / "samples" / "image_to_video" / f"{row['name']}.json").read_text())
+        assert again["ids"] == first["ids"]
+
+
+def test_the_report_plays_without_a_network(out):
+    todo = stages.stages(sizes.TINY, out)
+    records_ = runner.read_records(todo, out)
+    found = scores.write_scores(out, records_)
+    page = report.write_report(out, todo, records_).read_text()
+    assert page.count("<video") == 4 + 2 + 2 and "data:video/mp4;base64," in page
+    assert "http" not in page and "poet render" in page
+    for name in (
+        "reconstruction_psnr_db", "reconstruction_psnr_in_box_db", "codes_used", "shape_accuracy",
+        "colour_accuracy", "direction_accuracy", "all_three_accuracy", "pitch_accuracy",
+        "sound_picture_agreement", "click_f1", "continuation_in_bounds", "total_seconds",
+        "peak_gib",
+    ):  # fmt: skip
+        assert set(found[name]) == {"value", "clips", "low", "high"}
+
+
+def test_a_checkpoint_of_other_tokenizers_is_refused(out, tmp_path, capsys):
+    shutil.copytree(out / "tokenizers", tmp_path / "tokenizers")
+    weights = tmp_path / "tokenizers" / "visual" / "weights.npz"
+    arrays = dict(np.load(weights))
+    name = sorted(arrays)[0]
+    np.savez(weights, **(arrays | {name: arrays[name] + 1}))
+    argv = ["generate", "--task=unconditional", f"--checkpoint={out / 'model'}"]
+    code = cli.main(
+        [*argv, f"--tokenizers={tmp_path / 'tokenizers'}", f"--out={tmp_path / 'made'}"]
+    )
+    assert code == 2 and not (tmp_path / "made").exists()
+    assert "was trained on ids of the visual tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--task=text_to_video"], "prompt"),
+        (["--task=text_to_video", "--prompt=" + "a" * 80], "64"),
+        (["--task=image_to_video"], "needs a picture or clip"),
+        (["--task=image_to_video", "--image=missing.png"], "missing.png"),
+        (["--task=stylize", "--prompt=a"], "was not trained for 'stylize'"),
+        (["--task=unconditional", "--temperature=nan"], "temperature=nan"),
+        (["--task=unconditional", "--guidance=3"], "guidance"),
+        (["--task=unconditional", "--num_samples=0"], "--num_samples expects 1 or more"),
+    ],
+)
+def test_generate_refuses(out, tmp_path, capsys, words, says):
+    argv = ["generate", f"--checkpoint={out / 'model'}", f"--tokenizers={out / 'tokenizers'}"]
+    code = cli.main([*argv, f"--out={tmp_path / 'made'}", *words])
+    error = capsys.readouterr().err
+    assert code == 2 and says in error, error
+    assert not list(tmp_path.rglob("*.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["generate", "--task=unconditional", "--checkpoint=none"], "poet train-tokenizer"),
+        (["prepare", "--media=none", "--out=x"], "poet train-tokenizer"),
+        (["render", "--out=x", "--num_train=0", "--num_validation=0", "--num_held_out=0"], "clip"),
+        (["render", "--out=x", "--size_px=31"], "size_px must be even and at least 32"),
+        (["evaluate", "--clips=none"], "manifest.tsv"),
+        (["demo", "--tiny", "--full"], "exclude each other"),
+    ],
+)
+def test_commands_refuse(tmp_path, monkeypatch, capsys, words, says):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert says in error, error
+    assert not list(tmp_path.rglob("*.mp4"))
