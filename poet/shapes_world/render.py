@@ -14,9 +14,10 @@ MIN_SIZE_PX = 32
 
 PITCH_AMPLITUDE = 0.25
 CLICK_AMPLITUDE = 0.6
-CLICK_HZ = 3_000.0
-CLICK_DECAY_S = 0.004
-CLICK_S = 0.015
+# Whole periods in every 20 ms audio frame, as the pitches: one tokenizer frame looks like the next.
+CLICK_HZ = 2_500.0
+CLICK_DECAY_S = 0.015
+CLICK_S = 0.06
 
 
 def render_clip(
@@ -90,9 +91,9 @@ def render_sound(spec: world.ClipSpec) -> Float[np.ndarray, "S"]:
     for hit_s in world.hit_times_s(spec):
         start = int(np.ceil(hit_s * world.SAMPLE_RATE_HZ))
         stop = int(np.ceil((hit_s + CLICK_S) * world.SAMPLE_RATE_HZ))
-        since_s = times_s[start:stop] - hit_s
-        decay = np.exp(-since_s / CLICK_DECAY_S)
-        sound[start:stop] += CLICK_AMPLITUDE * decay * np.sin(2 * np.pi * CLICK_HZ * since_s)
+        decay = np.exp((hit_s - times_s[start:stop]) / CLICK_DECAY_S)
+        carrier = np.sin(2 * np.pi * CLICK_HZ * times_s[start:stop])
+        sound[start:stop] += CLICK_AMPLITUDE * decay * carrier
     return sound.astype(np.float32)
 
 
