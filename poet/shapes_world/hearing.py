@@ -33,7 +33,7 @@ def hear_pitch(
     if not len(starts):
         return None
     clicks = np.array(click_times_s)[:, None] * rate_hz
-    is_clear = ~((clicks > starts - 0.03 * rate_hz) & (clicks < starts + _WINDOW)).any(axis=0)
+    is_clear = ~((clicks > starts - 0.1 * rate_hz) & (clicks < starts + _WINDOW)).any(axis=0)
     starts = starts[is_clear] if is_clear.any() else starts
     windows = sound[starts[:, None] + np.arange(_WINDOW)].astype(np.float64)
     if np.sqrt((windows**2).mean()) < MIN_TONE_RMS:

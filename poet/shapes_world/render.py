@@ -12,12 +12,12 @@ from poet.typing import Bool, Float, UInt8
 STRIPS_PER_PX = 16
 MIN_SIZE_PX = 32
 
-PITCH_AMPLITUDE = 0.25
-CLICK_AMPLITUDE = 0.6
+PITCH_AMPLITUDE = 0.12
+CLICK_AMPLITUDE = 0.75
 # Whole periods in every 20 ms audio frame, as the pitches: one tokenizer frame looks like the next.
 CLICK_HZ = 2_500.0
-CLICK_DECAY_S = 0.015
-CLICK_S = 0.06
+CLICK_DECAY_S = 0.03
+CLICK_S = 0.1
 
 
 def render_clip(

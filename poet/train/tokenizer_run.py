@@ -167,6 +167,7 @@ class AudioRecipe:
       num_samples: Of the stretches in memory; files are cut into them.
       crop_samples: Of a training example.
       grid_samples: Crops start at multiples of this.
+      num_candidates: Each crop is the loudest of so many draws, see `audio_step.crops_at`.
       batch_size: Examples a step.
     """
 
@@ -175,6 +176,7 @@ class AudioRecipe:
     num_samples: int = 33_920
     crop_samples: int = 9_600
     grid_samples: int = 1
+    num_candidates: int = 1
     batch_size: int = 16
     kind: str = dataclasses.field(default="audio", init=False)
 
@@ -216,6 +218,7 @@ class AudioRecipe:
                 batch_size=self.batch_size,
                 crop_samples=self.crop_samples,
                 grid_samples=self.grid_samples,
+                num_candidates=self.num_candidates,
             )
 
         return batch_at
