@@ -128,11 +128,13 @@ def _curves(out: Path) -> str:
     language = read_rows(out / "model" / "metrics.jsonl")
     visual = read_rows(out / "tokenizers" / "visual" / "train" / "metrics.jsonl")
     audio = read_rows(out / "tokenizers" / "audio" / "train" / "metrics.jsonl")
-    losses = sorted({k for row in language for k in row if k.startswith("eval/loss_nats/")})
+    prefix = "loss_nats/held_out/poet_"
+    losses = sorted({name for row in language for name in row if name.startswith(prefix)})
+    training = [row for row in language if row.get("kind") == "train"]
     shown = (
-        ({"training": _series(language, ["loss_nats"])["loss_nats"]}, "loss, nats a token"),
+        ({"training": _series(training, ["loss_nats"])["loss_nats"]}, "loss, nats a token"),
         (
-            {k.removeprefix("eval/loss_nats/"): v for k, v in _series(language, losses).items()},
+            {name.removeprefix(prefix): v for name, v in _series(language, losses).items()},
             "held-out loss, nats a token",
         ),
         (_series(visual, ["psnr_db"]), "picture reconstruction, dB"),
