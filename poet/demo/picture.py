@@ -10,7 +10,7 @@ from poet.media import sound as sound_files
 from poet.media import video as video_files
 
 _FRAMES = (0, 4, 8, 12, 16)
-_FRAME_PX, _WAVE_PX, _TEXT_PX, _GAP_PX = 96, 40, 18, 12
+_FRAME_PX, _SEAM_PX, _WAVE_PX, _TEXT_PX, _GAP_PX = 96, 3, 40, 18, 12
 
 
 def write_picture(samples: Path, out: Path, num_clips: int = 6) -> Path:
@@ -40,11 +40,12 @@ def _card(path: Path, prompt: str) -> np.ndarray:
         np.asarray(Image.fromarray(f).resize((_FRAME_PX, _FRAME_PX), Image.Resampling.NEAREST))
         for f in frames
     ]
-    width = len(shown) * _FRAME_PX
+    width = len(shown) * (_FRAME_PX + _SEAM_PX) - _SEAM_PX
     card = Image.new("RGB", (width, _TEXT_PX + _FRAME_PX + _WAVE_PX), "white")
     draw = ImageDraw.Draw(card)
     draw.text((2, 2), prompt, fill=(30, 30, 30))
-    card.paste(Image.fromarray(np.concatenate(shown, axis=1)), (0, _TEXT_PX))
+    for place, frame in enumerate(shown):
+        card.paste(Image.fromarray(frame), (place * (_FRAME_PX + _SEAM_PX), _TEXT_PX))
     sound = np.abs(sound_files.read_sound(str(path)))
     middle = _TEXT_PX + _FRAME_PX + _WAVE_PX // 2
     for x, column in enumerate(np.array_split(sound, width)):

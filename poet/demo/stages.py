@@ -105,9 +105,12 @@ def _asking_stages(size: DemoSize, out: Path, seed: int) -> tuple[Stage, ...]:
     """From the trained model to files, and the measurement of the files."""
     clips, samples = out / "clips", out / "samples"
     asks = {
-        "text_to_video": (size.num_prompts, ("--then=video_to_audio",)),
-        "image_to_video": (size.num_images, ()),
-        "future_prediction": (size.num_continuations, ()),
+        "text_to_video": (
+            size.num_prompts,
+            ("--then=video_to_audio", "--temperature=0.7", "--guidance=2"),
+        ),
+        "image_to_video": (size.num_images, ("--temperature=0.7",)),
+        "future_prediction": (size.num_continuations, ("--temperature=0.3",)),
     }
     titles = {
         "text_to_video": "Generate clips from held-out captions, then their sound",
