@@ -1,11 +1,8 @@
 """Tasks are values: what is given, what is asked for. Everything else follows from the plan."""
 
 import dataclasses
-from typing import Literal
-
 from poet.tokens import vocabulary
 
-Kind = Literal["text", "visual", "audio"]
 _KINDS = ("text", "visual", "audio")
 
 
@@ -20,7 +17,7 @@ class Part:
       stop: One past the last; None goes to the end of the clip.
     """
 
-    kind: Kind
+    kind: str
     field: str
     start: int = 0
     stop: int | None = None

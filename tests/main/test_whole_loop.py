@@ -11,6 +11,9 @@ from poet.demo import report, runner, scores, sizes, stages
 from poet.main import cli
 from poet.media import sound, video
 
+# One fixture makes everything, most of it by compiling: a minute or two on a quiet machine.
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):

@@ -97,7 +97,7 @@ def test_sizes_must_be_positive():
 
 
 def test_dict_and_fingerprint():
-    table = Vocabulary(num_visual=10, audio_levels=[4, 4], num_text=9)
+    table = Vocabulary(num_visual=10, audio_levels=(4, 4), num_text=9)
     again = Vocabulary.from_dict(table.to_dict())
     assert again == table and hash(again) == hash(table)
     assert again.fingerprint == table.fingerprint
