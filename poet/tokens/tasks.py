@@ -1,6 +1,7 @@
 """Tasks are values: what is given, what is asked for. Everything else follows from the plan."""
 
 import dataclasses
+
 from poet.tokens import vocabulary
 
 _KINDS = ("text", "visual", "audio")

@@ -177,7 +177,7 @@ class Vocabulary:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Vocabulary":
         """The vocabulary that ``to_dict`` described."""
-        return cls(**fields)
+        return cls(**fields | {"audio_levels": tuple(fields["audio_levels"])})
 
     @property
     def fingerprint(self) -> str:
