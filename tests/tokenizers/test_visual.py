@@ -71,7 +71,8 @@ def test_decode_is_a_function_of_the_codes(tokenizer, video, codes, params):
     again = tokenizer.decode(codes)
     np.testing.assert_array_equal(tokenizer.decode(codes), again)
     np.testing.assert_array_equal(tokenizer.decode(codes[:1])[0], again[0])
-    restored, latents = magvit2.Magvit2(CONFIG).apply({"params": params}, jnp.asarray(video))
+    model = jax.jit(magvit2.Magvit2(CONFIG).apply)
+    restored, latents = model({"params": params}, jnp.asarray(video))
     np.testing.assert_array_equal(lfq.to_ids(latents), codes)
     np.testing.assert_allclose(again, np.clip(restored, 0, 1), atol=1e-5)
 
@@ -84,6 +85,19 @@ def test_group_norm_keeps_frames_apart_and_matches_the_plain_formula(key):
     want = (grouped - mean) / np.sqrt(grouped.var((2, 4), keepdims=True) + 1e-6)
     got = magvit2.normalize_frames(x, 2, ones, zeros)
     np.testing.assert_allclose(got, want.reshape(x.shape), atol=1e-5)
+
+
+def test_init_in_one_draw_is_the_modules_own_distribution(params):
+    video = jnp.zeros((1, 1, 8, 8, 3))
+    own = jax.eval_shape(magvit2.Magvit2(CONFIG).init, jax.random.key(0), video)["params"]
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, own)
+    kernel = params["decoder"]["up_1"]["conv"]["kernel"]
+    assert kernel.shape == (3, 3, 3, 8, 64)
+    np.testing.assert_allclose(kernel.std() * np.sqrt(27 * 8), 1.0, atol=0.03)
+    assert np.abs(kernel).max() * np.sqrt(27 * 8) < 2.3
+    norm = params["encoder"]["norm_out"]
+    assert norm["scale"].tolist() == [1] * 8 and norm["bias"].tolist() == [0] * 8
+    assert not params["decoder"]["conv_out"]["bias"].any()
 
 
 def test_channels_become_pixels_in_the_order_time_row_column_filter():

@@ -1,5 +1,7 @@
 """The layers of the visual tokenizer against the published table. Nothing is computed here."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -48,6 +50,7 @@ conv_out         conv 3               128->3    17x128x128
 """
 
 
+@functools.cache
 def layers(config, half, shape):
     """Rows of the table, read off the modules as they are called."""
     rows = []
