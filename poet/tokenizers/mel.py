@@ -22,12 +22,16 @@ def mel_distance(
     window_samples: tuple[int, ...],
     num_bins: int = 64,
     floor: float = 1e-5,
+    tolerance: float = 0.0,
 ) -> Float[Array, ""]:
     """Mean over window sizes s of L1(mel) + sqrt(s / 2) * L2(log mel) (spec/tokenizers.md c.4).
 
     Args:
       floor: Amplitude added before the logarithm; what lies below is as good as silence. A sine of
         amplitude 1 has mel amplitude about 1.
+      tolerance: Distance of log spectra (nats, root mean square over bins) below which a window
+        counts as nearly right. A plain L2 norm pulls as hard on a window that is a hair off as on
+        one that lacks an event; then the many drown the few.
     """
     if wave.shape[-1] < max(window_samples):
         raise ValueError(
@@ -39,8 +43,8 @@ def mel_distance(
         got = mel_spectrogram(wave, size, sample_rate_hz, num_bins)
         want = mel_spectrogram(target, size, sample_rate_hz, num_bins)
         logs = jnp.log(got + floor) - jnp.log(want + floor)
-        # The small constant keeps the root's gradient finite where both spectra agree.
-        distance = jnp.sqrt(jnp.mean(logs**2, axis=-1) + 1e-8)
+        # The constant also keeps the root's gradient finite where both spectra agree.
+        distance = jnp.sqrt(jnp.mean(logs**2, axis=-1) + max(tolerance, 1e-4) ** 2) - tolerance
         total += jnp.mean(jnp.abs(got - want)) + (size / 2) ** 0.5 * jnp.mean(distance)
     return total / len(window_samples)
 

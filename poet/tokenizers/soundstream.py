@@ -1,7 +1,7 @@
 """SoundStream: a causal convolutional autoencoder of sound around a residual quantizer.
 
 Layers after the paper (spec/tokenizers.md c.1): a 7-tap convolution, blocks of three residual units
-with dilations 1, 3 and 9 followed by a strided convolution that doubles the channels, a 3-tap
+with dilations 1, 3 and 9 followed by a strided convolution with more channels, a 3-tap
 convolution to the latent; the decoder is the mirror image with transposed convolutions. ELU, no
 normalisation, every convolution pads the past only.
 
@@ -26,7 +26,9 @@ class SoundStreamConfig:
     """Sizes of the audio tokenizer; the defaults are the paper's with VideoPoet's four levels.
 
     Attributes:
-      base_channels: Channels at the sample rate; doubled by every stride.
+      base_channels: Channels at the sample rate.
+      channel_growth: Every stride multiplies the channels by this (2 in the paper). 4 keeps a small
+        model cheap at the sample rate and able at the frame rate.
       strides: Downsampling of each encoder block, first to last. Their product is the hop.
       latent_dim: D, the width that is quantized.
       num_levels: Codebooks used one after the other.
@@ -37,6 +39,7 @@ class SoundStreamConfig:
     """
 
     base_channels: int = 32
+    channel_growth: int = 2
     strides: tuple[int, ...] = (2, 4, 5, 8)
     latent_dim: int = 256
     num_levels: int = 4
@@ -46,7 +49,13 @@ class SoundStreamConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "strides", tuple(self.strides))
-        for name in ("base_channels", "latent_dim", "num_levels", "codebook_size"):
+        for name in (
+            "base_channels",
+            "channel_growth",
+            "latent_dim",
+            "num_levels",
+            "codebook_size",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"{name}={getattr(self, name)} must be at least 1;"
@@ -87,7 +96,7 @@ class Encoder(nn.Module):
         x = CausalConv1d(width, 7, name="first")(wave[..., None])
         for block, stride in enumerate(self.config.strides):
             x = _units(self.config, x, f"block_{block}")
-            width *= 2
+            width *= self.config.channel_growth
             down = CausalConv1d(width, 2 * stride, stride=stride, name=f"block_{block}_down")
             x = down(jax.nn.elu(x))
         return CausalConv1d(self.config.latent_dim, 3, name="last")(jax.nn.elu(x))
@@ -100,10 +109,11 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, latents: Float[Array, "B L D"]) -> Float[Array, "B S"]:
-        width = self.config.base_channels * 2 ** len(self.config.strides)
+        growth = self.config.channel_growth
+        width = self.config.base_channels * growth ** len(self.config.strides)
         x = CausalConv1d(width, 7, name="first")(latents)
         for block, stride in enumerate(reversed(self.config.strides)):
-            width //= 2
+            width //= growth
             up = CausalConvTranspose1d(width, stride, name=f"block_{block}_up")
             x = _units(self.config, up(jax.nn.elu(x)), f"block_{block}")
         return CausalConv1d(1, 7, name="last")(jax.nn.elu(x))[..., 0]

@@ -27,26 +27,40 @@ class AudioLossConfig:
 
     Attributes:
       wave_weight: Of the mean absolute difference of samples.
+      wave_square_weight: Of their mean squared difference, which cares most for what is still far
+        off: short loud events, once the steady sound fits.
+      pre_emphasis: Share of the previous sample that is taken from each sample in both wave terms.
+      emphasis_order: How often that is done. A rare short event at 3 kHz must outweigh a steady
+        tone, or a short training leaves it out: the mel distance alone starts flat at silence,
+        where it cannot know which phase to grow. Twice with 0.97 is enough for 300 to 1,150 Hz.
       mel_weight: Of the multi-scale mel distance.
       commitment_weight: Of the pull of latents towards their codes.
       mel_window_samples: Window sizes of the mel distance.
       mel_bins: Bins of every window size.
       mel_floor: Amplitude below which a bin counts as silent.
+      mel_tolerance: Distance of log spectra below which a window counts as nearly right.
       codebook_decay: Share of the running means that survives a step.
       dead_below: Running count, in frames a batch, below which a code is given a new place.
+      place_above: Codes are only placed on frames whose squared distance to their code exceeds this
+        share of the latents' variance. Above 0, steady sound keeps one code and spare codes wait.
       quantizer_dropout: Share of examples that use a random number of levels instead of all.
       start_step: Step whose batch places the codebooks. Until then latents pass unquantized, so
         that rare events have latents of their own by the time they need codes. 0 as in the paper.
     """
 
     wave_weight: float = 1.0
+    wave_square_weight: float = 0.0
+    pre_emphasis: float = 0.0
+    emphasis_order: int = 1
     mel_weight: float = 1.0
     commitment_weight: float = 0.25
     mel_window_samples: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
     mel_bins: int = 64
     mel_floor: float = 1e-5
+    mel_tolerance: float = 0.0
     codebook_decay: float = 0.99
     dead_below: float = 2.0
+    place_above: float = 0.0
     quantizer_dropout: float = 1.0
     start_step: int = 0
 
@@ -88,12 +102,14 @@ def train_step(
       key: One key for the run. The step number is folded in here.
     """
     start_key, level_key, place_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-    is_time = state.step >= loss_config.start_step
+    is_time, place_above = state.step >= loss_config.start_step, loss_config.place_above
     num_active = _active_levels(level_key, batch.shape[0], config.num_levels, loss_config)
 
     def loss_fn(params):
         latents = SoundStream(config).apply({"params": params}, batch, method="encode")
-        codebooks = rvq.start(state.extra, jax.lax.stop_gradient(latents), start_key, is_time)
+        codebooks = rvq.start(
+            state.extra, jax.lax.stop_gradient(latents), start_key, is_time, place_above
+        )
         quantized = rvq.quantize(codebooks.centroids, latents, num_active)
         decoded = jnp.where(codebooks.is_started, quantized.latents, latents)
         wave = SoundStream(config).apply({"params": params}, decoded, method="decode")
@@ -113,6 +129,7 @@ def train_step(
         place_key,
         decay=loss_config.codebook_decay,
         dead_below=loss_config.dead_below,
+        place_above=place_above,
     )
     used = rvq.codes_used(quantized.codes, config.codebook_size)
     measures |= {f"codes_used_{level}": used[level] for level in range(config.num_levels)}
@@ -126,8 +143,11 @@ def reconstruction_loss(
     sample_rate_hz: int,
     loss_config: AudioLossConfig,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Weighted waveform and mel distances, and the measures `wave_l1`, `mel` and `snr_db`."""
-    wave_l1 = jnp.mean(jnp.abs(wave - target))
+    """Weighted waveform and mel distances, and the measures `wave`, `mel` and `snr_db`."""
+    error = wave - target
+    emphasised = error
+    for _ in range(loss_config.emphasis_order):
+        emphasised = emphasised[:, 1:] - loss_config.pre_emphasis * emphasised[:, :-1]
     distance = mel.mel_distance(
         wave,
         target,
@@ -135,11 +155,13 @@ def reconstruction_loss(
         window_samples=loss_config.mel_window_samples,
         num_bins=loss_config.mel_bins,
         floor=loss_config.mel_floor,
+        tolerance=loss_config.mel_tolerance,
     )
-    noise = jnp.mean((wave - target) ** 2) + 1e-12
-    snr_db = 10 * jnp.log10((jnp.mean(target**2) + 1e-12) / noise)
-    loss = loss_config.wave_weight * wave_l1 + loss_config.mel_weight * distance
-    return loss, {"wave_l1": wave_l1, "mel": distance, "snr_db": snr_db}
+    snr_db = 10 * jnp.log10((jnp.mean(target**2) + 1e-12) / (jnp.mean(error**2) + 1e-12))
+    wave_loss = loss_config.wave_weight * jnp.mean(jnp.abs(emphasised))
+    wave_loss += loss_config.wave_square_weight * jnp.mean(emphasised**2)
+    loss = wave_loss + loss_config.mel_weight * distance
+    return loss, {"wave": wave_loss, "mel": distance, "snr_db": snr_db}
 
 
 def crops_at(

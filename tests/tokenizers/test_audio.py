@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from poet.tokenizers import audio, mel
+from poet.tokenizers import audio, mel, protocol
 from poet.tokenizers.audio import AudioTokenizer
 from poet.tokenizers.soundstream import SoundStream, SoundStreamConfig, init_params
 from poet.train import audio_step
@@ -146,6 +146,38 @@ def test_mel_distance_is_zero_for_equal_sounds_and_its_gradient_finite():
         )
 
 
+def test_reconstruction_loss_adds_its_terms(wave):
+    config = audio_step.AudioLossConfig(
+        wave_weight=2.0,
+        wave_square_weight=10.0,
+        pre_emphasis=0.5,
+        emphasis_order=2,
+        mel_weight=0.1,
+        mel_window_samples=(64,),
+    )
+    target = jnp.asarray(wave)
+    loss, measures = audio_step.reconstruction_loss(0.5 * target, target, 16_000, config)
+    error = -0.5 * wave
+    once = error[:, 1:] - 0.5 * error[:, :-1]
+    twice = once[:, 1:] - 0.5 * once[:, :-1]
+    want = 2 * abs(twice).mean() + 10 * (twice**2).mean()
+    np.testing.assert_allclose(measures["wave"], want, rtol=1e-4)
+    np.testing.assert_allclose(loss, want + 0.1 * measures["mel"], rtol=1e-4)
+    np.testing.assert_allclose(measures["snr_db"], 20 * np.log10(2), rtol=1e-3)
+
+
+def test_loud_crops_can_be_preferred(wave):
+    quiet = wave.copy()
+    quiet[:, 30:] *= 0.1  # only the first crops hold loud samples
+    plain, loud = (
+        audio_step.crops_at(
+            quiet[1:], 0, seed=0, batch_size=16, crop_samples=20, num_candidates=count
+        )
+        for count in (1, 8)
+    )
+    assert abs(loud).max(axis=1).mean() > 1.5 * abs(plain).max(axis=1).mean()
+
+
 def test_crops_are_a_function_of_seed_and_step(wave):
     crops = functools.partial(audio_step.crops_at, wave, seed=3, batch_size=4, crop_samples=100)
     np.testing.assert_array_equal(crops(5), crops(5))
@@ -173,7 +205,7 @@ def test_training_learns_and_measures(trained):
     _, states, measured = trained
     assert measured[-1]["loss"] < measured[0]["loss"]
     assert bool(states[1].extra.is_started)
-    for name in ("loss", "mel", "wave_l1", "snr_db", "commitment", "grad_norm"):
+    for name in ("loss", "mel", "wave", "snr_db", "commitment", "grad_norm"):
         assert np.isfinite(measured[-1][name]), name
     for level in range(2):
         assert 1 <= measured[-1][f"codes_used_{level}"] <= 8
@@ -188,10 +220,15 @@ def test_a_resumed_step_is_the_same_step(trained, wave):
         np.testing.assert_array_equal(a, b)
 
 
-def test_trained_state_becomes_a_tokenizer(trained, wave):
+def test_trained_state_becomes_a_tokenizer_on_disk(trained, wave, tmp_path):
     _, states, _ = trained
     params = audio.tokenizer_params(states[-1])
-    tokenizer = AudioTokenizer(CONFIG, params, "f", batch_size=5)
-    sound = tokenizer.decode(tokenizer.encode(wave))
+    digest = protocol.save(tmp_path / "audio", audio.KIND, CONFIG, params)
+    tokenizer = protocol.load(tmp_path / "audio")
+    assert tokenizer.config == CONFIG and tokenizer.fingerprint == digest
+    codes = tokenizer.encode(wave)
+    sound = tokenizer.decode(codes)
     assert sound.shape == (5, 200)
     assert np.isfinite(sound).all() and abs(sound).max() <= 1
+    direct = audio.encode(CONFIG, params, jnp.asarray(wave[:, :200]))
+    np.testing.assert_array_equal(codes, direct)

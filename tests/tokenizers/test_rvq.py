@@ -53,6 +53,27 @@ def test_start_finds_the_groups_once(latents):
     np.testing.assert_array_equal(again.centroids, codebooks.centroids)
 
 
+def test_spare_codes_wait_when_every_frame_fits(latents):
+    """Three tight groups and eight codes: with `place_above` three are used, else nearly all."""
+    for place_above, least, most in ((0.01, 3, 3), (0.0, 6, 8)):
+        codebooks = rvq.start(
+            rvq.init(1, 8, 2), latents, jax.random.key(0), place_above=place_above
+        )
+        for step in range(2):
+            quantized = rvq.quantize(codebooks.centroids, latents)
+            codebooks = rvq.update(
+                codebooks,
+                quantized,
+                jnp.full(4, 1),
+                jax.random.key(step),
+                decay=0.5,
+                dead_below=0.01,
+                place_above=place_above,
+            )
+        codes = rvq.quantize(codebooks.centroids, latents).codes
+        assert least <= int(rvq.codes_used(codes, 8)[0]) <= most
+
+
 def test_before_their_time_codebooks_stay_unstarted(latents):
     empty = rvq.init(1, 3, 2)
     codebooks = rvq.start(empty, latents, jax.random.key(0), is_time=False)

@@ -15,6 +15,11 @@ from flax import struct
 
 from poet.typing import Array, Float, Int
 
+# A running count of no use: the centroid stays where it is.
+_TINY = 1e-6
+# Every value of a centroid that has no place yet.
+_PARKED = 1e4
+
 
 class Codebooks(struct.PyTreeNode):
     """Centroids and the running sums they come from (centroid = sum / count).
@@ -103,19 +108,25 @@ def nearest(centroids: Float[Array, "N D"], vectors: Float[Array, "*M D"]) -> In
 
 
 def start(
-    codebooks: Codebooks, latents: Float[Array, "B L D"], key: Array, is_time: Any = True
+    codebooks: Codebooks,
+    latents: Float[Array, "B L D"],
+    key: Array,
+    is_time: Any = True,
+    place_above: float = 0.0,
 ) -> Codebooks:
     """Places the centroids by k-means on these latents, level by level; only the first time.
 
     Args:
       is_time: False (it may be traced) leaves unstarted codebooks unstarted.
+      place_above: As in `update`; codes without a place are parked far away.
     """
 
     def place():
         residual = latents.reshape(-1, latents.shape[-1])
+        enough = place_above * _variance(residual)
         centroids, counts = [], []
         for level_key in jax.random.split(key, codebooks.centroids.shape[0]):
-            found = _k_means(residual, codebooks.centroids.shape[1], level_key)
+            found = _k_means(residual, codebooks.centroids.shape[1], level_key, enough)
             centroids.append(found[0])
             counts.append(found[1])
             residual = residual - found[0][nearest(found[0], residual)]
@@ -138,6 +149,7 @@ def update(
     *,
     decay: float,
     dead_below: float,
+    place_above: float = 0.0,
 ) -> Codebooks:
     """Moves the running means towards one batch, and gives unused codes a new place.
 
@@ -149,26 +161,29 @@ def update(
         frame of this batch (2 in the paper, whose batches hold far more frames than codes). The
         paper draws the frame evenly; here a frame counts by its squared distance to its code,
         because most frames of steady sound already have a code that fits.
+      place_above: Only frames whose squared distance to their code exceeds this share of the
+        variance of the latents may receive one; if none does, unused codes stay where they are.
     """
-    num_levels, num_codes, _ = codebooks.centroids.shape
+    num_levels, num_codes, latent_dim = codebooks.centroids.shape
+    enough = place_above * _variance(quantized.inputs[0].reshape(-1, latent_dim))
     counts, sums, centroids = [], [], []
     for level, level_key in enumerate(jax.random.split(key, num_levels)):
-        vectors = quantized.inputs[level].reshape(-1, quantized.inputs.shape[-1])
+        vectors = quantized.inputs[level].reshape(-1, latent_dim)
         is_active = jnp.repeat(level < num_active_levels, quantized.inputs.shape[2])
         codes = quantized.codes[:, level].reshape(-1)
         count, total = _assigned(codes, vectors, is_active, num_codes)
         count = decay * codebooks.counts[level] + (1 - decay) * count
         total = decay * codebooks.sums[level] + (1 - decay) * total
-        is_dead = (count < dead_below)[:, None]
-        chosen = codebooks.centroids[level][codes]
-        fresh = _poorly_fitted(vectors, chosen, is_active, num_codes, level_key)
-        # A replaced code starts with the count of a code in fair use, so that it has time to live.
+        weights = _misfit(vectors, codebooks.centroids[level][codes], is_active, enough)
+        is_placed, place = _places(weights, count < dead_below, level_key)
+        # A placed code starts with the count of a code in fair use, so that it has time to live.
         fair = jnp.maximum(jnp.sum(is_active) / num_codes, dead_below)
-        count = jnp.where(is_dead[:, 0], fair, count)
-        total = jnp.where(is_dead, fair * fresh, total)
+        count = jnp.where(is_placed, fair, count)
+        total = jnp.where(is_placed[:, None], fair * vectors[place], total)
         counts.append(count)
         sums.append(total)
-        centroids.append(total / count[:, None])
+        mean = total / jnp.maximum(count, _TINY)[:, None]
+        centroids.append(jnp.where(count[:, None] > _TINY, mean, codebooks.centroids[level]))
     moved = codebooks.replace(
         centroids=jnp.stack(centroids), counts=jnp.stack(counts), sums=jnp.stack(sums)
     )
@@ -190,17 +205,26 @@ def _assigned(codes, vectors, is_active, num_codes):
     return one_hot.sum(axis=0), one_hot.T @ vectors
 
 
-def _poorly_fitted(vectors, chosen, is_active, num_draws, key):
-    """Active vectors drawn with chances that grow with the squared distance to their centroids."""
+def _misfit(vectors, chosen, is_active, enough):
+    """Squared distances of active vectors to their centroids; 0 where it is at most `enough`."""
     distances = jnp.sum((vectors - chosen) ** 2, axis=-1)
-    # A tenth of the mean keeps the draw alive where everything fits.
-    weights = (distances + 0.1 * jnp.mean(distances) + 1e-12) * is_active
-    heaps = jnp.cumsum(weights)
-    draws = jax.random.uniform(key, (num_draws,)) * heaps[-1]
-    return vectors[jnp.minimum(jnp.searchsorted(heaps, draws, side="right"), len(vectors) - 1)]
+    return jnp.where(is_active & (distances > enough), distances, 0.0)
 
 
-def _k_means(vectors, num_codes, key, num_rounds=10):
+def _places(weights, is_dead, key):
+    """Which dead codes are placed, and where: no vector twice, drawn by their weights."""
+    order = jnp.argsort(-(jnp.log(weights) + jax.random.gumbel(key, weights.shape)))
+    rank = jnp.cumsum(is_dead) - 1
+    is_placed = is_dead & (rank < jnp.sum(weights > 0))
+    return is_placed, order[jnp.clip(rank, 0, len(weights) - 1)]
+
+
+def _variance(vectors):
+    """Mean squared distance of the vectors to their mean."""
+    return jnp.mean(jnp.sum((vectors - vectors.mean(axis=0, keepdims=True)) ** 2, axis=-1))
+
+
+def _k_means(vectors, num_codes, key, enough, num_rounds=10):
     """Lloyd's rounds from well spread starts; a cluster left empty keeps its place."""
     everything = jnp.ones(len(vectors), bool)
 
@@ -208,14 +232,16 @@ def _k_means(vectors, num_codes, key, num_rounds=10):
         count, total = _assigned(nearest(centroids, vectors), vectors, everything, num_codes)
         return jnp.where(count[:, None] > 0, total / jnp.maximum(count, 1)[:, None], centroids)
 
-    starts = _spread_out(vectors, num_codes, key)
+    starts = _spread_out(vectors, num_codes, key, enough)
     centroids = jax.lax.fori_loop(0, num_rounds, one_round, starts)
     count, _ = _assigned(nearest(centroids, vectors), vectors, everything, num_codes)
-    return centroids, jnp.maximum(count, 1.0)
+    return centroids, count
 
 
-def _spread_out(vectors, num_codes, key):
+def _spread_out(vectors, num_codes, key, enough):
     """Vectors drawn one by one, by chances that grow with the squared distance to those before.
+
+    Once no distance exceeds `enough`, the rest are parked far away, where no frame finds them.
 
     Sound holds still for long: plain draws would put most centroids on one spot.
     """
@@ -224,9 +250,10 @@ def _spread_out(vectors, num_codes, key):
     def draw(code, carry):
         chosen, distances = carry
         vector = vectors[jnp.argmax(jnp.log(distances + 1e-12) + noise[code])]
+        vector = jnp.where(distances.max() > enough, vector, _PARKED)
         away = jnp.sum((vectors - vector[None]) ** 2, axis=-1)
         return chosen.at[code].set(vector), jnp.minimum(distances, away)
 
     nothing = jnp.zeros((num_codes, vectors.shape[-1]), vectors.dtype)
-    far = jnp.full(len(vectors), 1e6, vectors.dtype)
+    far = jnp.full(len(vectors), 1e6, vectors.dtype)  # so that the first is drawn evenly
     return jax.lax.fori_loop(0, num_codes, draw, (nothing, far))[0]
