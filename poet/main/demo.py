@@ -26,7 +26,7 @@ def _run(argv: list[str]) -> int:
     parser.add_argument("--report_only", action="store_true", help="write the report again")
     flags = parser.parse_args(argv)
 
-    from poet.demo import report, runner, scores, sizes, stages
+    from poet.demo import picture, report, runner, scores, sizes, stages
 
     if flags.full and flags.tiny:
         raise commands.UserError("--full and --tiny exclude each other; give one of them.")
@@ -45,6 +45,7 @@ def _run(argv: list[str]) -> int:
                 return failure.exit_code if 0 < failure.exit_code < 126 else 1
         found = scores.write_scores(out, records)
         page = report.write_report(out, todo, records)
+        picture.write_picture(out / "samples", out / "demo.png")
     say(f"\n{scores.table(found)}\n")
     say(f"Scores: {out / 'scores.json'}\nReport: {page} (open it in a browser)")
     return 0
