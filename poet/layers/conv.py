@@ -24,7 +24,6 @@ numbers).
 """
 
 import functools
-import itertools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -153,37 +152,6 @@ def _conv2d(x, kernel):
         frames, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     return out.reshape(*x.shape[:2], *out.shape[1:])
-
-
-def _input_gradient(cotangent, kernel):
-    """One 2-D convolution to the channels of all time taps at once, then the taps put in place.
-
-    A convolution a tap, with the kernel turned round, is up to 20 times slower on CPU.
-    """
-    k_t, k_y, k_x, num_in, num_out = kernel.shape
-    turned = kernel[:, ::-1, ::-1].transpose(1, 2, 4, 0, 3).reshape(k_y, k_x, num_out, -1)
-    around = ((0, 0), (0, 0), (k_y - 1, k_y - 1), (k_x - 1, k_x - 1), (0, 0))
-    taps = _conv2d(jnp.pad(cotangent, around), turned)
-    taps = taps.reshape(*taps.shape[:4], k_t, num_in)
-    return sum(_later(taps[..., i, :], i, k_t) for i in range(k_t))
-
-
-def _input_gradient_by_matmul(cotangent, kernel):
-    """One matmul to all taps, each then added where it came from."""
-    k_t, k_y, k_x, num_in, num_out = kernel.shape
-    columns = kernel.transpose(4, 0, 1, 2, 3).reshape(num_out, -1)
-    taps = cotangent.reshape(-1, num_out) @ columns
-    taps = taps.reshape(*cotangent.shape[:4], k_t, k_y, k_x, num_in)
-    total = 0.0
-    for i, j, k in itertools.product(range(k_t), range(k_y), range(k_x)):
-        places = ((0, 0), (i, k_t - 1 - i), (j, k_y - 1 - j), (k, k_x - 1 - k), (0, 0))
-        total += jnp.pad(taps[..., i, j, k, :], places)
-    return total
-
-
-def _later(x, count, size):
-    """x moved `count` frames later in a clip of size - 1 more frames."""
-    return jnp.pad(x, ((0, 0), (count, size - 1 - count), (0, 0), (0, 0), (0, 0)))
 
 
 def _check(x, kernel, past):
