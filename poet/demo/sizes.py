@@ -17,7 +17,7 @@ QUICK = DemoSize(
 
 FULL = DemoSize(
     name="full",
-    num_train=2000,
+    num_train=8000,
     num_validation=120,
     num_held_out=240,
     num_prompts=128,

@@ -107,10 +107,10 @@ def _asking_stages(size: DemoSize, out: Path, seed: int) -> tuple[Stage, ...]:
     asks = {
         "text_to_video": (
             size.num_prompts,
-            ("--then=video_to_audio", "--temperature=0.7", "--guidance=2"),
+            ("--then=video_to_audio", "--temperature=0.5", "--guidance=2"),
         ),
-        "image_to_video": (size.num_images, ("--temperature=0.7",)),
-        "future_prediction": (size.num_continuations, ("--temperature=0.3",)),
+        "image_to_video": (size.num_images, ("--temperature=0.5",)),
+        "future_prediction": (size.num_continuations, ("--temperature=0.2",)),
     }
     titles = {
         "text_to_video": "Generate clips from held-out captions, then their sound",

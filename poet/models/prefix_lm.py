@@ -78,6 +78,8 @@ class PrefixLMConfig:
       head_dim: Width of a head; even.
       mlp_dim: Hidden width of the gated MLP.
       text_slots: Positions reserved for text (paper: 64).
+      share_visual_bits: Visual codes with common bits have part of their vectors in common. Helps
+        small runs; needs lookup-free codes, 2^n of them. The paper has one free vector a code.
       limits: Largest coordinates.
       tiles: Cutting of the loss.
       dtype: Type of the products; parameters, residual stream, softmax and loss stay float32.
@@ -95,6 +97,7 @@ class PrefixLMConfig:
     head_dim: int = 64
     mlp_dim: int = 2816
     text_slots: int = 64
+    share_visual_bits: bool = False
     limits: GridLimits = GridLimits()
     tiles: LossTiles = LossTiles()
     dtype: DTypeLike = jnp.float32
@@ -124,6 +127,19 @@ class PrefixLMConfig:
                 f"The text encoder has {self.text.num_ids} rows, the text tokenizer"
                 f" {self.vocabulary.num_text} ids; set TextEncoderConfig.num_ids to at least that."
             )
+
+    @property
+    def visual_bits(self) -> int:
+        """Bits whose vectors are shared, 0 for none; ValueError if there are not 2^n codes."""
+        if not self.share_visual_bits:
+            return 0
+        bits = self.vocabulary.num_visual.bit_length() - 1
+        if 2**bits != self.vocabulary.num_visual:
+            raise ValueError(
+                f"share_visual_bits needs a power of two of visual codes, got"
+                f" {self.vocabulary.num_visual}; set PrefixLMConfig.share_visual_bits = False."
+            )
+        return bits
 
     @property
     def block(self) -> BlockConfig:
@@ -187,8 +203,9 @@ class PrefixLM(nn.Module):
         self.final_norm = RMSNorm(dtype=config.dtype)
 
         tables = (config.vocabulary, config.d_model, config.row_multiple)
-        self.embed = SegmentTables(*tables, stddev=_EMBED_STDDEV)
-        self.head = SegmentTables(*tables, stddev=_HEAD_STDDEV)
+        bits = config.visual_bits
+        self.embed = SegmentTables(*tables, stddev=_EMBED_STDDEV, visual_bits=bits)
+        self.head = SegmentTables(*tables, stddev=_HEAD_STDDEV, visual_bits=bits)
         # Of the token that is fed, and of the position it has to predict.
         self.here = AttributeEmbedding(config.limits.num_values, config.d_model)
         self.next = AttributeEmbedding(config.limits.num_values, config.d_model)

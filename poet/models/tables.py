@@ -1,7 +1,10 @@
 """Embedding and unembedding, stored one table a segment of the vocabulary."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from poet.tokens.sequence import SequencePlan, Slot
 from poet.tokens.vocabulary import IdRange, Vocabulary
@@ -19,21 +22,31 @@ class SegmentTables(nn.Module):
       dim: D.
       row_multiple: 128 x the size of the mesh's tensor axis.
       stddev: Of the initial values.
+      visual_bits: Codes of visual tokens have so many bits, and a visual row is its own vector plus
+        or minus one shared vector a bit; 0 shares nothing.
     """
 
     vocabulary: Vocabulary
     dim: int
     row_multiple: int
     stddev: float
+    visual_bits: int = 0
 
     def setup(self) -> None:
         init = nn.with_logical_partitioning(nn.initializers.normal(self.stddev), ("vocab", "embed"))
-        self.tables = {
+        tables = {
             segment.name: self.param(
                 segment.name, init, (padded_rows(segment.num_ids, self.row_multiple), self.dim)
             )
             for segment in self.vocabulary.segments
         }
+        if self.visual_bits:
+            shared_init = nn.with_logical_partitioning(
+                nn.initializers.normal(self.stddev * self.visual_bits**-0.5), (None, "embed")
+            )
+            shared = self.param("visual_bits", shared_init, (self.visual_bits, self.dim))
+            tables["visual"] = add_bits(tables["visual"], shared)
+        self.tables = tables
 
     def __call__(self) -> tuple[Float[Array, "_ D"], ...]:
         """All tables, in the order of the vocabulary's segments, padding rows included."""
@@ -78,6 +91,27 @@ class SegmentTables(nn.Module):
         if slot.kind == "text":
             return text_vectors
         return self.codes(tokens - slot.ids.start, slot.ids)
+
+
+def segment_rows(params: Mapping[str, Array], segment: IdRange) -> Float[Array, "_ D"]:
+    """The real rows of a segment's table, from the parameters of `SegmentTables`."""
+    table = params[segment.name]
+    if segment.name == "visual" and "visual_bits" in params:
+        table = add_bits(table, params["visual_bits"])
+    return table[: segment.num_ids]
+
+
+def add_bits(
+    table: Float[Array, "rows D"], shared: Float[Array, "bits D"]
+) -> Float[Array, "rows D"]:
+    """Row i plus shared[b] where bit b of i is 1, minus it where the bit is 0.
+
+    Bits of a lookup-free code mean the same in every code (MAGVIT-v2, section 3.1: each is the sign
+    of one latent channel), so what is learned from one code serves all that share bits with it.
+    """
+    ids = np.arange(table.shape[0])[:, None]
+    signs = ((ids >> np.arange(shared.shape[0])) & 1) * 2.0 - 1.0
+    return table + jnp.asarray(signs, table.dtype) @ shared
 
 
 def padded_rows(num_ids: int, row_multiple: int) -> int:

@@ -22,7 +22,7 @@ from poet.layers.norm import RMSNorm
 from poet.layers.position import rotation_table
 from poet.models.block import Block
 from poet.models.prefix_lm import PrefixLM, PrefixLMConfig
-from poet.models.tables import SegmentTables
+from poet.models.tables import SegmentTables, segment_rows
 from poet.sample import choose as choosing
 from poet.sample.requests import SamplingMode, SamplingRequest
 from poet.tokens import sequence
@@ -57,7 +57,7 @@ def _prepare(params: Any, config: PrefixLMConfig) -> dict[str, Any]:
             for index in range(config.num_layers)
         ),
         "heads": {
-            segment.name: cast(params["head"][segment.name][: segment.num_ids])
+            segment.name: cast(segment_rows(params["head"], segment))
             for segment in config.vocabulary.segments
         },
     }
@@ -277,7 +277,13 @@ def _embed_fixed(
 
 
 def _tables(config: PrefixLMConfig) -> SegmentTables:
-    return SegmentTables(config.vocabulary, config.d_model, config.row_multiple, stddev=1.0)
+    return SegmentTables(
+        config.vocabulary,
+        config.d_model,
+        config.row_multiple,
+        stddev=1.0,
+        visual_bits=config.visual_bits,
+    )
 
 
 def _grow(caches: list[Any], length: int) -> list[Any]:

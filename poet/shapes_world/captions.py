@@ -8,7 +8,7 @@ import numpy as np
 
 from poet.shapes_world import world
 
-MAX_CAPTION_CHARACTERS = 60
+MAX_CAPTION_CHARACTERS = 47
 
 # (third person, -ing form)
 _MOVING_VERBS = (
@@ -16,7 +16,7 @@ _MOVING_VERBS = (
     ("goes", "going"),
     ("slides", "sliding"),
     ("drifts", "drifting"),
-    ("travels", "travelling"),
+    ("glides", "gliding"),
 )
 _ADVERBS = {"slow": "slowly", "fast": "quickly"}
 _MOVING = (
@@ -47,7 +47,7 @@ TEMPLATES = {"still": _STILL, "growing": _GROWING} | dict.fromkeys(world.DIRECTI
 
 
 def caption(shape: str, colour: str, motion: str, speed: str, rng: np.random.Generator) -> str:
-    """One sentence for these attributes, at most 60 ASCII characters, drawn with `rng`."""
+    """One sentence for these attributes, at most 47 ASCII characters, drawn with `rng`."""
     template = TEMPLATES[motion][rng.integers(len(TEMPLATES[motion]))]
     verb, verb_ing = _MOVING_VERBS[rng.integers(len(_MOVING_VERBS))]
     return template.format(

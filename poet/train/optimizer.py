@@ -1,13 +1,19 @@
-"""AdamW with a warm-up, a schedule and clipping, from one frozen config."""
+"""AdamW or Muon with a warm-up, a schedule and clipping, from one frozen config."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "rsqrt", "constant")
+# Muon's steps get the root mean square that Adam's have in practice, so that one learning rate
+# serves both (Liu et al., "Muon is scalable for LLM training", arXiv 2502.16982, section 2.2).
+_MUON_RMS = 0.2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,6 +21,8 @@ class OptimizerConfig:
     """How parameters move.
 
     Attributes:
+      name: "adamw", or "muon": kernels move by their orthogonalised momentum, and everything else
+        (tables, scales) by AdamW.
       learning_rate: The highest rate, reached when the warm-up ends.
       schedule: After the warm-up: "cosine" falls to `final_fraction` of the rate at the last step,
         "rsqrt" falls with one over the square root of the step, "constant" stays.
@@ -22,23 +30,30 @@ class OptimizerConfig:
       final_fraction: What is left of the rate at the last step of a cosine.
       weight_decay: Decoupled, on parameters of two or more dimensions only: scales and other
         vectors have no direction that a decay could shorten.
-      b1: Decay of the first moment.
-      b2: Decay of the second moment.
+      muon_beta: Decay of Muon's momentum.
+      b1: Decay of Adam's first moment.
+      b2: Decay of Adam's second moment.
       eps: Added to the root of the second moment.
       clip_norm: Gradients are scaled down to this global norm; 0 leaves them.
     """
 
+    name: str = "adamw"
     learning_rate: float = 1e-3
     schedule: str = "cosine"
     warmup_steps: int = 100
     final_fraction: float = 0.1
     weight_decay: float = 0.0
+    muon_beta: float = 0.95
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
     clip_norm: float = 1.0
 
     def __post_init__(self):
+        if self.name not in OPTIMIZERS:
+            raise ValueError(
+                f"name={self.name!r} is not known; use one of {', '.join(OPTIMIZERS)}."
+            )
         if self.schedule not in SCHEDULES:
             raise ValueError(
                 f"schedule={self.schedule!r} is not known; use one of {', '.join(SCHEDULES)}."
@@ -76,19 +91,80 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Sch
     return optax.join_schedules([rise, after], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Returns the optax transformation, schedule included."""
-    adamw = optax.adamw(
-        learning_rate_schedule(config, num_steps),
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=_decays,
-    )
+def make_optimizer(
+    config: OptimizerConfig, num_steps: int, kernels: Callable[[Any], Any] | None = None
+) -> optax.GradientTransformation:
+    """Returns the optax transformation, schedule included.
+
+    Args:
+      config: Settings.
+      num_steps: Of the run, for the schedule.
+      kernels: Which parameters are kernels, for Muon; `linear_kernels` if None.
+    """
+    rate = learning_rate_schedule(config, num_steps)
+    if config.name == "muon":
+        moved = contrib.muon(
+            rate,
+            beta=config.muon_beta,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            weight_decay_mask=_decays,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=kernels or linear_kernels,
+            consistent_rms=_MUON_RMS,
+        )
+    else:
+        moved = optax.adamw(
+            rate,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            mask=_decays,
+        )
     if not config.clip_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+        return moved
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), moved)
+
+
+def linear_kernels(params: Any) -> Any:
+    """Which axes of each kernel of a transformer are contracted; None for what is no kernel.
+
+    A kernel below "layers" has the layers in front. Attention's output kernel [heads, kv, embed]
+    contracts all but its last axis, every other kernel its first.
+    """
+
+    def dimensions(names: tuple[str, ...], leaf: Any) -> contrib.MuonDimensionNumbers:
+        axes = tuple(range(names[0] == "layers", leaf.ndim))
+        num_in = len(axes) - 1 if names[-2] == "out" else 1
+        return contrib.MuonDimensionNumbers(axes[:num_in], axes[num_in:])
+
+    return _map_kernels(dimensions, params)
+
+
+def convolution_kernels(params: Any) -> Any:
+    """As `linear_kernels`, for kernels [taps..., in, out]: all but the last axis are contracted.
+
+    Kernels that make several pixels at once ("up_...") are left to AdamW: orthogonalising matrices
+    that wide takes longer than the rest of a training step of a small tokenizer.
+    """
+
+    def dimensions(names: tuple[str, ...], leaf: Any) -> contrib.MuonDimensionNumbers | None:
+        if any(name.startswith("up_") for name in names):
+            return None
+        return contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+
+    return _map_kernels(dimensions, params)
+
+
+def _map_kernels(dimensions: Callable[[tuple[str, ...], Any], Any], params: Any) -> Any:
+    def visit(path: Any, leaf: Any) -> contrib.MuonDimensionNumbers | None:
+        names = tuple(key.key for key in path)
+        return dimensions(names, leaf) if names[-1] == "kernel" else None
+
+    return jax.tree_util.tree_map_with_path(visit, params)
 
 
 def _decays(params: Any) -> Any:

@@ -20,7 +20,7 @@ from poet.train import audio_step, checkpoint, loop, tokenizer_media, visual_ste
 from poet.train.audio_step import AudioLossConfig
 from poet.train.compiling import run_once
 from poet.train.meta import to_json
-from poet.train.optimizer import OptimizerConfig, make_optimizer
+from poet.train.optimizer import OptimizerConfig, convolution_kernels, make_optimizer
 from poet.train.progress import Progress
 from poet.train.state import TrainState
 from poet.train.step import StepFn
@@ -287,7 +287,7 @@ def train(
     check_same_run(out / "train", facts)
     clips = tokenizer_media.cached(out / "cache" / f"{key}.npy", lambda: _read(recipe, rows))
 
-    tx = make_optimizer(run.optimizer, run.num_steps)
+    tx = make_optimizer(run.optimizer, run.num_steps, convolution_kernels)
     compiled = jax.jit(recipe.step(tx), donate_argnums=0)
     program = loop.Program(
         name=f"train-tokenizer {recipe.kind}",

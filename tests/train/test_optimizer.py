@@ -1,10 +1,17 @@
 """Schedules at hand-worked steps, decay and clipping."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet.train.optimizer import OptimizerConfig, learning_rate_schedule, make_optimizer
+from poet.train.optimizer import (
+    OptimizerConfig,
+    convolution_kernels,
+    learning_rate_schedule,
+    linear_kernels,
+    make_optimizer,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,9 +44,56 @@ def test_only_matrices_decay():
     np.testing.assert_array_equal(updates["scale"], 0.0)
 
 
+def test_muon_moves_kernels_by_an_orthogonal_matrix():
+    """Every singular value of a kernel's step is near 0.2 sqrt(max(fan in, fan out)) x the rate."""
+    config = OptimizerConfig(
+        name="muon", learning_rate=0.1, warmup_steps=0, schedule="constant", clip_norm=0.0
+    )
+    rng = np.random.default_rng(0)
+    shapes = {"query": (2, 6, 2, 3), "out": (2, 2, 3, 6)}  # layers in front; D = 6
+    params = {"layers": {name: {"kernel": jnp.ones(shape)} for name, shape in shapes.items()}}
+    params["embed"] = jnp.ones((6, 6))
+    gradients = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params)
+    tx = make_optimizer(config, 10)
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    for name in shapes:
+        steps = updates["layers"][name]["kernel"].reshape(2, 6, 6)
+        for step in steps:
+            sizes = np.linalg.svd(step, compute_uv=False) / (0.1 * 0.2 * 6**0.5)
+            assert sizes.min() > 0.5 and sizes.max() < 1.3
+    # A table moves by Adam (here with Nesterov's momentum), by signs in its first step: not by an
+    # orthogonal matrix.
+    table = np.asarray(updates["embed"])
+    np.testing.assert_array_equal(np.sign(table), -np.sign(gradients["embed"]))
+    np.testing.assert_allclose(np.abs(table), np.abs(table[0, 0]), rtol=1e-4)
+
+
+def test_linear_kernels():
+    """The first axis is contracted, but all before the last in attention's output."""
+    leaf = jnp.zeros((4, 6, 2, 3))
+    params = {
+        "layers": {"query": {"kernel": leaf}, "out": {"kernel": leaf}},
+        "text": {"out": {"kernel": jnp.zeros((2, 3, 6))}, "scale": jnp.zeros((3, 3))},
+    }
+    got = linear_kernels(params)
+    assert got["layers"]["query"]["kernel"] == ((1,), (2, 3))
+    assert got["layers"]["out"]["kernel"] == ((1, 2), (3,))
+    assert got["text"] == {"out": {"kernel": ((0, 1), (2,))}, "scale": None}
+
+
+def test_convolution_kernels():
+    """Taps and input channels are contracted; kernels of upsampling are left out."""
+    kernel = jnp.zeros((3, 3, 3, 8, 16))
+    params = {"conv_in": {"kernel": kernel, "bias": jnp.zeros(16)}, "up_1": {"kernel": kernel}}
+    got = convolution_kernels(params)
+    assert got["conv_in"] == {"kernel": ((0, 1, 2, 3), 4), "bias": None}
+    assert got["up_1"]["kernel"] is None
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"name": "sgd"}, "name='sgd' is not known; use one of adamw, muon"),
         ({"schedule": "step"}, "schedule='step' is not known; use one of cosine"),
         ({"learning_rate": float("nan")}, "learning_rate=nan must be a positive number"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be a positive number"),
