@@ -8,8 +8,8 @@ import argparse
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 DEBUG_FLAG = "--debug"
@@ -67,22 +67,21 @@ def parser(doc: str, name: str) -> argparse.ArgumentParser:
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """UserError unless files can be written to a folder, made if it is not there (remote: trusted).
+    """UserError unless files can be written to a folder, or it can be made (remote: trusted).
 
-    Asked before long work, so that it does not end with nothing to show.
+    Asked before long work, so that it does not end with nothing to show; makes nothing.
     """
-    path = os.fspath(folder)
-    if "://" in path:
+    if "://" in os.fspath(folder):
         return
-    try:
-        os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
+    nearest = Path(folder).absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UserError(f"Cannot write to {folder}: {nearest} is a file; choose another folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(
-            f"Cannot write to {path} ({error.strerror or error}); choose a folder that you may"
-            " write to."
-        ) from error
+            f"Cannot write to {folder}: you may not write to {nearest}; choose another folder."
+        )
 
 
 def split_gin(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:

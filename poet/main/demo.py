@@ -31,6 +31,7 @@ def _run(argv: list[str]) -> int:
     if flags.full and flags.tiny:
         raise commands.UserError("--full and --tiny exclude each other; give one of them.")
     size = sizes.FULL if flags.full else sizes.TINY if flags.tiny else sizes.QUICK
+    commands.check_writable(flags.out)
     out = Path(flags.out)
     todo = stages.stages(size, out, flags.seed)
     with runner.only_one(out):

@@ -28,11 +28,25 @@ def _run(argv: list[str]) -> int:
     flags = parser.parse_args(argv)
     if flags.num_clips < 1:
         raise commands.UserError(f"--num_clips expects 1 or more, got {flags.num_clips}.")
+    if not (Path(flags.clips) / "manifest.tsv").exists():
+        raise commands.UserError(
+            f"Expected rendered clips with their manifest.tsv in {flags.clips}, found none; make"
+            f" them with `poet render --out={flags.clips}`, or pass another --clips."
+        )
+    if flags.samples and not Path(flags.samples).is_dir():
+        raise commands.UserError(
+            f"Expected a folder with a folder of files for each task, found no {flags.samples};"
+            " make files with `poet generate`, or leave --samples out."
+        )
+    commands.check_writable(flags.out)
 
     from poet.demo import scores
     from poet.demo.runner import write_json
     from poet.evals import shapes_run
+    from poet.tokens.clip import ClipShape
 
+    # Refuses sizes that no tokenizer takes before the long work.
+    ClipShape(num_frames=17, height_px=flags.size_px, width_px=flags.size_px)
     found = shapes_run.measure(
         shapes_run.ShapesEvaluation(
             clips=Path(flags.clips),

@@ -60,6 +60,7 @@ def _run(argv: list[str]) -> int:
     asks = _asks(flags)
     if flags.batch_size < 1:
         raise commands.UserError(f"--batch_size expects 1 or more, got {flags.batch_size}.")
+    commands.check_writable(flags.out)
     poet = loading.load_engine(flags.checkpoint, flags.tokenizers)
     job = jobs.Job(
         task=flags.task,

@@ -44,6 +44,7 @@ def _flags(argv: list[str]):
 
 def _run(argv: list[str]) -> int:
     flags = _flags(argv)
+    commands.check_writable(flags.out)
 
     from poet.data import prepare
     from poet.data.clips import ClipRules

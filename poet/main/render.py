@@ -32,6 +32,7 @@ def _run(argv: list[str]) -> int:
             f"Expected at least one clip and no negative number, got {counts};"
             " set --num_train, --num_validation or --num_held_out."
         )
+    commands.check_writable(flags.out)
 
     from poet.shapes_world import files
     from poet.train.progress import Progress

@@ -28,6 +28,7 @@ def _run(argv: list[str]) -> int:
         raise commands.UserError(
             "No --gin_file was given; expected one such as gin/tokenizers/visual_demo.gin."
         )
+    commands.check_writable(flags.out)
 
     import gin
 

@@ -1,5 +1,7 @@
 """The dispatcher and what all commands share."""
 
+import re
+
 import pytest
 
 from poet.main import cli, commands
@@ -76,6 +78,43 @@ def test_what_gin_cannot_read_is_text(text, value):
 
 def test_unwritable_folders_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(commands.UserError, match="Cannot write to .*file.* choose a folder"):
+    with pytest.raises(commands.UserError, match="Cannot write to .*file is a file; choose"):
         commands.check_writable(tmp_path / "file" / "out")
-    commands.check_writable(tmp_path / "new")
+    commands.check_writable(tmp_path / "new" / "deep")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["render"],
+        ["train-tokenizer", "--gin_file=gin/tokenizers/visual_tiny.gin", "--media=x"],
+        ["prepare", "--media=x"],
+        ["generate", "--task=unconditional"],
+        ["evaluate", "--clips=CLIPS"],
+        ["demo"],
+    ],
+)
+def test_every_command_asks_for_a_folder_it_can_write_to_first(words, tmp_path, capsys):
+    """Before it reads, loads or trains anything."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "manifest.tsv").write_text("")
+    words = [word.replace("CLIPS", str(tmp_path)) for word in words]
+    assert cli.main([*words, f"--out={tmp_path / 'file' / 'out'}"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: Cannot write to") and len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--clips=DIR/none"], "Expected rendered clips .* make them with `poet render"),
+        (["--clips=DIR", "--samples=DIR/none"], "found no .*none; make files with `poet generate"),
+        (["--clips=DIR", "--size_px=30", "--out=DIR/out"], "positive multiple of 8"),
+    ],
+)
+def test_evaluate_refuses_before_it_measures(words, says, tmp_path, capsys):
+    (tmp_path / "manifest.tsv").write_text("")
+    assert cli.main(["evaluate", *(word.replace("DIR", str(tmp_path)) for word in words)]) == 2
+    printed = capsys.readouterr().err
+    assert re.search(says, printed) and len(printed.splitlines()) == 1
