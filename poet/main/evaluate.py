@@ -43,10 +43,11 @@ def _run(argv: list[str]) -> int:
     from poet.demo import scores
     from poet.demo.runner import write_json
     from poet.evals import shapes_run
+    from poet.shapes_world import world
     from poet.tokens.clip import ClipShape
 
     # Refuses sizes that no tokenizer takes before the long work.
-    ClipShape(num_frames=17, height_px=flags.size_px, width_px=flags.size_px)
+    ClipShape(world.NUM_FRAMES, flags.size_px, flags.size_px)
     found = shapes_run.measure(
         shapes_run.ShapesEvaluation(
             clips=Path(flags.clips),

@@ -110,7 +110,7 @@ def test_every_command_asks_for_a_folder_it_can_write_to_first(words, tmp_path, 
     [
         (["--clips=DIR/none"], "Expected rendered clips .* make them with `poet render"),
         (["--clips=DIR", "--samples=DIR/none"], "found no .*none; make files with `poet generate"),
-        (["--clips=DIR", "--size_px=30", "--out=DIR/out"], "positive multiple of 8"),
+        (["--clips=DIR", "--size_px=30", "--out=DIR/out"], "height_px=30 is not a whole number of tokens"),
     ],
 )
 def test_evaluate_refuses_before_it_measures(words, says, tmp_path, capsys):
