@@ -250,6 +250,8 @@ class TokenizerRun:
       log_period: Steps between rows of metrics.
       seed: Of the weights, the batches and the draws of the steps.
       split: Of the manifest; rows without a split count as "train".
+      num_files: At most so many files of the split, the first of the manifest; 0 takes all. A
+        tokenizer needs fewer than a language model, and reading takes time and memory.
     """
 
     recipe: Recipe
@@ -259,6 +261,11 @@ class TokenizerRun:
     log_period: int = 10
     seed: int = 0
     split: str = "train"
+    num_files: int = 0
+
+    def __post_init__(self):
+        if self.num_files < 0:
+            raise ValueError(f"num_files={self.num_files} must be 0 or more; 0 takes all files.")
 
 
 def train(
@@ -276,7 +283,7 @@ def train(
       ValueError: when there is nothing to train on, or `out` holds a run with other settings.
     """
     recipe = run.recipe
-    rows = tokenizer_media.rows_of_split(media, run.split)
+    rows = tokenizer_media.rows_of_split(media, run.split)[: run.num_files or None]
     key = tokenizer_media.media_key(rows, recipe.media_facts())
     facts = {
         "kind": f"{recipe.kind}_tokenizer",

@@ -110,11 +110,12 @@ def test_every_command_asks_for_a_folder_it_can_write_to_first(words, tmp_path, 
     [
         (["--clips=DIR/none"], "Expected rendered clips .* make them with `poet render"),
         (["--clips=DIR", "--samples=DIR/none"], "found no .*none; make files with `poet generate"),
-        (["--clips=DIR", "--size_px=30", "--out=DIR/out"], "height_px=30 is not a whole number of tokens"),
+        (["--clips=DIR", "--size_px=30"], "height_px=30 is not a whole number of tokens"),
     ],
 )
 def test_evaluate_refuses_before_it_measures(words, says, tmp_path, capsys):
     (tmp_path / "manifest.tsv").write_text("")
-    assert cli.main(["evaluate", *(word.replace("DIR", str(tmp_path)) for word in words)]) == 2
+    words = [word.replace("DIR", str(tmp_path)) for word in words]
+    assert cli.main(["evaluate", *words, f"--out={tmp_path / 'out'}"]) == 2
     printed = capsys.readouterr().err
     assert re.search(says, printed) and len(printed.splitlines()) == 1

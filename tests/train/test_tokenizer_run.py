@@ -54,6 +54,14 @@ def test_the_command_trains_continues_and_saves(media, tmp_path, capsys):
     assert "holds step 4 of a run with other settings" in capsys.readouterr().err
 
 
+def test_the_first_files_are_enough_if_asked(media, tmp_path):
+    assert command(media, tmp_path / "audio", "--gin.TokenizerRun.num_files=1") == 0
+    (cached,) = (tmp_path / "audio" / "cache").iterdir()
+    assert len(np.load(cached)) == 1, "a stretch of one file, not of two"
+    with pytest.raises(ValueError, match="num_files=-1 must be 0 or more"):
+        tokenizer_run.TokenizerRun(recipe=AudioRecipe(), num_steps=1, num_files=-1)
+
+
 def test_visual_batches_follow_from_seed_and_step():
     recipe = VisualRecipe(frames_per_batch=20, length_shares=((5, 0.5), (17, 0.5)))
     clips = np.arange(3 * 17, dtype=np.uint8).reshape(3, 17, 1, 1, 1)
