@@ -60,7 +60,7 @@ class _Frame:
     """Maps data to the picture and draws the axes."""
 
     width, height = 640, 260
-    left, right, top, bottom = 56, 480, 12, 226
+    left, right, top, bottom = 56, 480, 28, 226
 
     def __init__(self, x_low: float, x_high: float, y_low: float, y_high: float):
         self.x_low, self.x_high = x_low, max(x_high, x_low + 1e-9)
@@ -79,8 +79,9 @@ class _Frame:
         """Two axes with three numbers each, and their labels."""
         parts = [
             f'<path d="M{self.left} {self.top}V{self.bottom}H{self.right}" class="axis"/>',
-            f'<text x="{self.left}" y="{self.height - 4}">{html.escape(x_label)}</text>',
-            f'<text x="{self.left + 6}" y="{self.top + 6}">{html.escape(y_label)}</text>',
+            f'<text x="{self.right + 34}" y="{self.bottom + 14}">{html.escape(x_label)}</text>',
+            f'<text x="{self.left}" y="{self.top - 13}" font-weight="bold">'
+            f"{html.escape(y_label)}</text>",
         ]
         for part in (0.0, 0.5, 1.0):
             x = self.x_low + part * (self.x_high - self.x_low)
