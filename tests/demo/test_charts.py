@@ -11,7 +11,7 @@ def test_a_line_has_its_points_where_the_axes_say():
     svg = charts.curves({"loss": [(0, 4.0), (10, 2.0)]}, y_label="nats")
     points = re.search(r'points="([^"]*)"', svg).group(1).split()
     # The first value is the largest and the second the smallest: corners of the frame.
-    assert points == ["56.0,12.0", "480.0,226.0"]
+    assert points == ["56.0,28.0", "480.0,226.0"]
 
 
 def test_points_that_are_not_numbers_are_left_out():
