@@ -4,7 +4,7 @@ from poet.demo.stages import DemoSize
 
 QUICK = DemoSize(
     name="quick",
-    num_train=1200,
+    num_train=2000,
     num_validation=48,
     num_held_out=96,
     num_prompts=48,
@@ -17,7 +17,7 @@ QUICK = DemoSize(
 
 FULL = DemoSize(
     name="full",
-    num_train=8000,
+    num_train=10_000,
     num_validation=120,
     num_held_out=240,
     num_prompts=128,

@@ -107,9 +107,9 @@ def _asking_stages(size: DemoSize, out: Path, seed: int) -> tuple[Stage, ...]:
     asks = {
         "text_to_video": (
             size.num_prompts,
-            ("--then=video_to_audio", "--temperature=0.5", "--guidance=2"),
+            ("--then=video_to_audio", "--temperature=0.2", "--guidance=1.3"),
         ),
-        "image_to_video": (size.num_images, ("--temperature=0.5",)),
+        "image_to_video": (size.num_images, ("--temperature=0.2",)),
         "future_prediction": (size.num_continuations, ("--temperature=0.2",)),
     }
     titles = {
