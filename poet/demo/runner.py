@@ -157,6 +157,7 @@ def _counted(process: subprocess.Popen, record: StageRecord, path: Path) -> Iter
         while not done.wait(_HEARTBEAT_S):
             save()
 
+    save()
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:

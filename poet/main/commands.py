@@ -74,9 +74,10 @@ def check_writable(folder: str | os.PathLike) -> None:
     if "://" in os.fspath(folder):
         return
     nearest = Path(folder).absolute()
-    while not nearest.exists():
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
-    if not nearest.is_dir():
+    # os.path, not Path: folders that may not be searched count as not there, without an exception.
+    if os.path.lexists(nearest) and not os.path.isdir(nearest):
         raise UserError(f"Cannot write to {folder}: {nearest} is a file; choose another folder.")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(

@@ -43,7 +43,12 @@ def load_engine(checkpoint_dir: str, tokenizers_dir: str):
         tokenizers=engine.Tokenizers(
             visual=visual, audio=audio, text=lm.text_tokenizer_from_meta(meta)
         ),
-        facts={"model_dir": str(checkpoint_dir), "step": meta["step"]},
+        facts={
+            "model_dir": str(checkpoint_dir),
+            "step": meta["step"],
+            "dataset_fingerprint": meta["dataset_fingerprint"],
+            "tokenizers": meta["tokenizers"],
+        },
     )
 
 

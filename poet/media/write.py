@@ -41,11 +41,12 @@ _LIMITED_RANGE = 1
 def temporary_sibling(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path in the folder of `path`, renamed to it on success and deleted on failure.
 
-    The suffix is kept, because encoders choose the container by it.
+    The suffix is kept, because encoders choose the container by it. The name is always the same, so
+    that what a killed process left is overwritten by the next one.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.stem}.{os.getpid()}.partial{final.suffix}")
+    temporary = final.with_name(f".{final.stem}.partial{final.suffix}")
     try:
         yield temporary
         os.replace(temporary, final)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 
 from poet.tokens.sequence import SequencePlan, Slot
 from poet.tokens.vocabulary import IdRange, Vocabulary
@@ -109,9 +108,9 @@ def add_bits(
     Bits of a lookup-free code mean the same in every code (MAGVIT-v2, section 3.1: each is the sign
     of one latent channel), so what is learned from one code serves all that share bits with it.
     """
-    ids = np.arange(table.shape[0])[:, None]
-    signs = ((ids >> np.arange(shared.shape[0])) & 1) * 2.0 - 1.0
-    return table + jnp.asarray(signs, table.dtype) @ shared
+    ids = jnp.arange(table.shape[0])[:, None]
+    signs = ((ids >> jnp.arange(shared.shape[0])[None, :]) & 1) * 2 - 1
+    return table + signs.astype(table.dtype) @ shared
 
 
 def padded_rows(num_ids: int, row_multiple: int) -> int:

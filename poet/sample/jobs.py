@@ -83,7 +83,7 @@ def run(
     size = min(job.batch_size, len(asks))
     for first in range(0, len(asks), size):
         batch = list(asks[first : first + size])
-        if not all(_row_path(job, ask).exists() for ask in batch):
+        if not all(_is_answered(engine, job, ask) for ask in batch):
             _answer(engine, job, batch, size)
         say(first + len(batch))
     rows = [json.loads(_row_path(job, ask).read_text()) for ask in asks]
@@ -191,18 +191,36 @@ def _write_answer(engine: Engine, job: Job, ask: Ask, codes: Mapping[str, np.nda
     row = {
         "file": file,
         "name": ask.name,
+        **_request(engine, job, ask),
+        "has_sound": sound is not None,
+        "scale": scale,
+        "ids": {field: np.asarray(value).tolist() for field, value in codes.items()},
+    }
+    _write_text(_row_path(job, ask), json.dumps(row))
+
+
+def _request(engine: Engine, job: Job, ask: Ask) -> dict[str, Any]:
+    """All that an answer follows from, as JSON."""
+    source = os.stat(ask.media) if ask.media and os.path.exists(ask.media) else None
+    return {
         "task": job.task,
         "then": list(job.then),
         "prompt": ask.prompt,
         "source": ask.media,
+        "source_bytes_and_ns": [source.st_size, source.st_mtime_ns] if source else None,
         "start_s": ask.start_s,
-        "has_sound": sound is not None,
-        "scale": scale,
         "sampling": dataclasses.asdict(job.sampling) | {"number": ask.number},
         "checkpoint": engine.facts,
-        "ids": {field: np.asarray(value).tolist() for field, value in codes.items()},
     }
-    _write_text(_row_path(job, ask), json.dumps(row))
+
+
+def _is_answered(engine: Engine, job: Job, ask: Ask) -> bool:
+    """Whether the folder holds the answer to this very request, not to another of its name."""
+    path = _row_path(job, ask)
+    if not path.exists():
+        return False
+    row = json.loads(path.read_text())
+    return all(row.get(name) == value for name, value in _request(engine, job, ask).items())
 
 
 def _row_path(job: Job, ask: Ask) -> Path:

@@ -101,32 +101,28 @@ def make_optimizer(
       num_steps: Of the run, for the schedule.
       kernels: Which parameters are kernels, for Muon; `linear_kernels` if None.
     """
-    rate = learning_rate_schedule(config, num_steps)
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.name == "muon":
-        moved = contrib.muon(
-            rate,
+        # At rate 1 its updates are directions; decay and rate are ours, because its own decay of
+        # what AdamW moves knows no mask.
+        direction = contrib.muon(
+            1.0,
             beta=config.muon_beta,
             eps=config.eps,
-            weight_decay=config.weight_decay,
-            weight_decay_mask=_decays,
             adam_b1=config.b1,
             adam_b2=config.b2,
-            adam_weight_decay=config.weight_decay,
             muon_weight_dimension_numbers=kernels or linear_kernels,
             consistent_rms=_MUON_RMS,
         )
+        sign = 1.0
     else:
-        moved = optax.adamw(
-            rate,
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            mask=_decays,
-        )
-    if not config.clip_norm:
-        return moved
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), moved)
+        direction = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+        sign = -1.0
+    decay = optax.add_decayed_weights(-sign * config.weight_decay, _decays)
+    rate = learning_rate_schedule(config, num_steps)
+    return optax.chain(
+        clip, direction, decay, optax.scale_by_schedule(lambda step: sign * rate(step))
+    )
 
 
 def linear_kernels(params: Any) -> Any:
@@ -168,4 +164,9 @@ def _map_kernels(dimensions: Callable[[tuple[str, ...], Any], Any], params: Any)
 
 
 def _decays(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+    """True for what has two dimensions or more, not counting scanned layers in front."""
+
+    def visit(path: Any, leaf: Any) -> bool:
+        return leaf.ndim - (path[0].key == "layers") >= 2
+
+    return jax.tree_util.tree_map_with_path(visit, params)

@@ -93,6 +93,7 @@ def test_unwritable_folders_are_refused(tmp_path):
         ["generate", "--task=unconditional"],
         ["evaluate", "--clips=CLIPS"],
         ["demo"],
+        ["train", "--gin_file=gin/runs/tiny.gin", "--gin.DATA_DIR=x"],
     ],
 )
 def test_every_command_asks_for_a_folder_it_can_write_to_first(words, tmp_path, capsys):
@@ -100,7 +101,8 @@ def test_every_command_asks_for_a_folder_it_can_write_to_first(words, tmp_path, 
     (tmp_path / "file").write_text("")
     (tmp_path / "manifest.tsv").write_text("")
     words = [word.replace("CLIPS", str(tmp_path)) for word in words]
-    assert cli.main([*words, f"--out={tmp_path / 'file' / 'out'}"]) == 2
+    flag = "--gin.MODEL_DIR" if words[0] == "train" else "--out"
+    assert cli.main([*words, f"{flag}={tmp_path / 'file' / 'out'}"]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("error: Cannot write to") and len(printed.splitlines()) == 1
 

@@ -82,6 +82,64 @@ def test_the_report_plays_without_a_network(out):
         assert set(found[name]) == {"value", "clips", "low", "high"}
 
 
+def test_the_demo_starts_from_what_is_finished(out, capsys):
+    assert cli.main(["demo", "--tiny", f"--out={out}", "--report_only"]) == 0
+    printed = capsys.readouterr().out
+    assert "direction_accuracy" in printed and "report.html" in printed
+    assert (out / "demo.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("dataset", "dataset"),
+        ("model", "checkpoint"),
+        ("tokenizers/visual", "visual tokenizer"),
+        ("tokenizers/audio", "audio tokenizer"),
+        ("clips/train/train_000000.mp4", "17 frames"),
+        ("clips/manifest.tsv", "56"),
+    ],
+)
+def test_inspect_says_what_everything_is(out, capsys, path, words):
+    assert cli.main(["inspect", str(out / path)]) == 0
+    assert words in capsys.readouterr().out.lower()
+
+
+def test_swapped_files_of_the_renderer_swap_their_ids(out, tmp_path):
+    """Nothing of the renderer is left but two files and the manifest: ids come from the files."""
+    clips = tmp_path / "clips"
+    (clips / "train").mkdir(parents=True)
+    names = ["train_000000.mp4", "train_000001.mp4"]
+    for name, other in zip(names, reversed(names), strict=True):
+        shutil.copy(out / "clips" / "train" / name, clips / "train" / other)
+    lines = (out / "clips" / "manifest.tsv").read_text().splitlines()
+    (clips / "manifest.tsv").write_text("\n".join(lines[:3]) + "\n")
+    argv = ["prepare", f"--media={clips}", f"--tokenizers={out / 'tokenizers'}"]
+    assert cli.main([*argv, f"--out={tmp_path / 'dataset'}"]) == 0
+    swapped, whole = (records.open_dataset(path / "dataset") for path in (tmp_path, out))
+    for index in (0, 1):
+        mine, other = swapped.read("train", index), whole.read("train", 1 - index)
+        assert mine["clip_id"] == whole.read("train", index)["clip_id"]
+        for name in ("visual", "audio"):
+            np.testing.assert_array_equal(mine[name], other[name])
+
+
+def test_another_request_of_the_same_name_is_answered_anew(out, tmp_path):
+    argv = ["generate", "--task=text_to_image", f"--checkpoint={out / 'model'}"]
+    argv += [f"--tokenizers={out / 'tokenizers'}", f"--out={tmp_path}"]
+
+    def made(*more):
+        assert cli.main([*argv, *more]) == 0
+        return json.loads((tmp_path / "0000.json").read_text())
+
+    first = made("--prompt=a red circle")
+    changed = (tmp_path / "0000.png").stat().st_mtime_ns
+    assert made("--prompt=a red circle") == first
+    assert (tmp_path / "0000.png").stat().st_mtime_ns == changed, "the same request, kept"
+    assert made("--prompt=a blue square")["prompt"] == "a blue square"
+    assert made("--prompt=a blue square", "--seed=1")["ids"] != first["ids"]
+
+
 def test_a_checkpoint_of_other_tokenizers_is_refused(out, tmp_path, capsys):
     shutil.copytree(out / "tokenizers", tmp_path / "tokenizers")
     mine = protocol.load(out / "tokenizers" / "visual")

@@ -32,16 +32,24 @@ def test_a_warm_up_longer_than_the_run_ends_with_it():
     assert float(rate(9)) == pytest.approx(1.0)
 
 
-def test_only_matrices_decay():
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_only_matrices_decay(name):
+    """Scanned scales, [layers, D], are no matrices."""
     config = OptimizerConfig(
-        learning_rate=0.1, weight_decay=1.0, warmup_steps=0, schedule="constant"
+        name=name, learning_rate=0.1, weight_decay=1.0, warmup_steps=0, schedule="constant"
     )
-    params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+    params = {
+        "out": {"kernel": jnp.ones((2, 2))},
+        "table": jnp.ones((2, 2)),
+        "scale": jnp.ones(2),
+        "layers": {"norm": {"scale": jnp.ones((3, 2))}},
+    }
     tx = make_optimizer(config, 10)
-    zeros = {"kernel": jnp.zeros((2, 2)), "scale": jnp.zeros(2)}
-    updates, _ = tx.update(zeros, tx.init(params), params)
-    np.testing.assert_allclose(updates["kernel"], -0.1, rtol=1e-6)
-    np.testing.assert_array_equal(updates["scale"], 0.0)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    for decayed in (updates["out"]["kernel"], updates["table"]):
+        np.testing.assert_allclose(decayed, -0.1, rtol=1e-6)
+    for kept in (updates["scale"], updates["layers"]["norm"]["scale"]):
+        np.testing.assert_array_equal(kept, 0.0)
 
 
 def test_muon_moves_kernels_by_an_orthogonal_matrix():
