@@ -66,13 +66,19 @@ def parser(doc: str, name: str) -> argparse.ArgumentParser:
     )
 
 
-def check_writable(folder: str | os.PathLike) -> None:
-    """UserError unless files can be written to a folder, or it can be made (remote: trusted).
+def check_writable(folder: str | os.PathLike, may_be_remote: bool = False) -> None:
+    """UserError unless files can be written to a folder, or it can be made; makes nothing.
 
-    Asked before long work, so that it does not end with nothing to show; makes nothing.
+    Asked before long work, so that it does not end with nothing to show. Remote folders are trusted
+    by commands that can write there, and refused by the others.
     """
     if "://" in os.fspath(folder):
-        return
+        if may_be_remote:
+            return
+        raise UserError(
+            f"Expected a local folder, got {folder}; this command writes local files only: copy"
+            " them when it has ended."
+        )
     nearest = Path(folder).absolute()
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent

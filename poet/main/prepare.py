@@ -44,7 +44,7 @@ def _flags(argv: list[str]):
 
 def _run(argv: list[str]) -> int:
     flags = _flags(argv)
-    commands.check_writable(flags.out)
+    commands.check_writable(flags.out, may_be_remote=True)
 
     from poet.data import prepare
     from poet.data.clips import ClipRules

@@ -31,7 +31,7 @@ def _run(argv: list[str]) -> int:
 
     commands.read_gin(files, bindings)
     run = commands.call_configured(lm.LMRun)
-    commands.check_writable(run.loop.model_dir)
+    commands.check_writable(run.loop.model_dir, may_be_remote=True)
     state = lm.train(run, gin.operative_config_str)
     print(f"Trained {int(state.step):,} steps; checkpoints and metrics: {run.loop.model_dir}")
     return 0

@@ -82,6 +82,9 @@ def test_unwritable_folders_are_refused(tmp_path):
         commands.check_writable(tmp_path / "file" / "out")
     commands.check_writable(tmp_path / "new" / "deep")
     assert not (tmp_path / "new").exists()
+    with pytest.raises(commands.UserError, match="Expected a local folder, got gs://a/b; .* copy"):
+        commands.check_writable("gs://a/b")
+    commands.check_writable("gs://a/b", may_be_remote=True)
 
 
 @pytest.mark.parametrize(
