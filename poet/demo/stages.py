@@ -107,7 +107,12 @@ def _asking_stages(size: DemoSize, out: Path, seed: int) -> tuple[Stage, ...]:
     asks = {
         "text_to_video": (
             size.num_prompts,
-            ("--then=video_to_audio", "--temperature=0.2", "--guidance=1.3"),
+            (
+                "--then=video_to_audio",
+                "--then_temperature=0.7",
+                "--temperature=0.2",
+                "--guidance=1.3",
+            ),
         ),
         "image_to_video": (size.num_images, ("--temperature=0.2",)),
         "future_prediction": (size.num_continuations, ("--temperature=0.2",)),

@@ -35,6 +35,7 @@ def _flags(argv: list[str]):
     add("--limit", type=int, help="at most so many rows of --requests, in file order")
     add("--num_samples", type=int, default=1, help="samples a prompt, picture or clip")
     add("--temperature", type=float, default=1.0, help="0 takes the likeliest token")
+    add("--then_temperature", type=float, help="of the tasks of --then; --temperature by default")
     add("--top_k", type=int, default=0, help="keep the k likeliest tokens; 0 keeps all")
     add("--top_p", type=float, default=1.0, help="keep the likeliest tokens of this mass")
     add("--guidance", type=float, default=1.0, help="weight of the text; 1 is plain sampling")
@@ -66,6 +67,7 @@ def _run(argv: list[str]) -> int:
         task=flags.task,
         then=tuple(flags.then),
         sampling=sampling,
+        then_temperature=flags.then_temperature,
         out=Path(flags.out),
         batch_size=flags.batch_size,
     )

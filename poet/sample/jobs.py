@@ -51,7 +51,10 @@ class Job:
     Attributes:
       task: Name of the task.
       then: Tasks that follow on what was made, such as ("video_to_audio",).
-      sampling: Temperature, top-k, top-p guidance and seed.
+      sampling: Temperature, top-k, top-p, guidance and seed.
+      then_temperature: Temperature of the tasks that follow; None is that of `sampling`. What is
+        rare and could come at one of several moments, such as a click, is never the likeliest
+        token: a low temperature leaves it out.
       out: Folder for the files.
       batch_size: Requests decoded together; the last batch is padded to it.
     """
@@ -59,8 +62,18 @@ class Job:
     task: str
     then: tuple[str, ...] = ()
     sampling: SamplingRequest
+    then_temperature: float | None = None
     out: Path
     batch_size: int = 32
+
+    def sampling_of(self, place: int) -> SamplingRequest:
+        """How the task at this place of the chain is sampled, 0 for the first."""
+        if place == 0:
+            return self.sampling
+        temperature = self.then_temperature
+        if temperature is None:
+            temperature = self.sampling.temperature
+        return dataclasses.replace(self.sampling, guidance=1.0, temperature=temperature)
 
 
 def run(
@@ -103,6 +116,7 @@ def check(engine: Engine, job: Job, asks: Sequence[Ask]) -> None:
     for name in job.then:
         engine.task(name)
     job.sampling.check_task(task)
+    job.sampling_of(1)  # refuses an unfit temperature
     names = [ask.name for ask in asks]
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -130,7 +144,7 @@ def _answer(engine: Engine, job: Job, batch: list[Ask], size: int) -> None:
     numbers = [ask.number for ask in padded]
     chain = (job.task, *job.then)
     for place, name in enumerate(chain):
-        sampling = job.sampling if place == 0 else dataclasses.replace(job.sampling, guidance=1.0)
+        sampling = job.sampling_of(place)
         prompts = [ask.prompt for ask in padded]
         made = engine.generate(name, fields | {"prompts": prompts}, numbers, sampling, place)
         fields = fields | made
@@ -205,6 +219,7 @@ def _request(engine: Engine, job: Job, ask: Ask) -> dict[str, Any]:
     return {
         "task": job.task,
         "then": list(job.then),
+        "then_temperature": job.then_temperature,
         "prompt": ask.prompt,
         "source": ask.media,
         "source_bytes_and_ns": [source.st_size, source.st_mtime_ns] if source else None,
