@@ -94,9 +94,9 @@ def test_the_demo_starts_from_what_is_finished(out, capsys):
     [
         ("dataset", "dataset"),
         ("model", "checkpoint"),
-        ("tokenizers/visual", "visual tokenizer"),
-        ("tokenizers/audio", "audio tokenizer"),
-        ("clips/train/train_000000.mp4", "17 frames"),
+        ("tokenizers/visual", "is a trained tokenizer (visualtokenizer)"),
+        ("tokenizers/audio", "is a trained tokenizer (audiotokenizer)"),
+        ("clips/train/train_000000.mp4", "is a video"),
         ("clips/manifest.tsv", "56"),
     ],
 )
