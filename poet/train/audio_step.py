@@ -7,6 +7,8 @@ Axes: B batch, S samples.
 """
 
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from poet.tokenizers.quantizers import rvq
 from poet.tokenizers.soundstream import SoundStream, SoundStreamConfig, init_params
 from poet.train import state as train_state
 from poet.train.state import TrainState
+from poet.train.step import StepParts
 from poet.typing import Array, Float
 
 
@@ -86,22 +89,32 @@ def init(key: Array, config: SoundStreamConfig, tx: optax.GradientTransformation
 
 
 def train_step(
+    config: SoundStreamConfig, loss_config: AudioLossConfig, tx: optax.GradientTransformation
+) -> StepParts:
+    """The step: (state, batch, key) -> (state, measures), or its halves."""
+    both = {"config": config, "loss_config": loss_config}
+    return StepParts(
+        first=functools.partial(gradients, **both),
+        second=functools.partial(apply_gradients, **both, tx=tx),
+    )
+
+
+def gradients(
     state: TrainState,
     batch: Float[Array, "B S"],
     key: Array,
     *,
     config: SoundStreamConfig,
     loss_config: AudioLossConfig,
-    tx: optax.GradientTransformation,
-) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """Returns the next state and scalar measures.
+) -> tuple[Any, dict[str, Float[Array, ""]]]:
+    """First half of a step: ((gradients, codebooks, what was quantized), measures).
 
     Args:
-      state: Donated by the caller's jit; do not use it after the call.
+      state: Only read.
       batch: Crops in [-1, 1], a whole number of frames long.
       key: One key for the run. The step number is folded in here.
     """
-    start_key, level_key, place_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+    start_key, level_key, _ = _keys(key, state.step)
     is_time, place_above = state.step >= loss_config.start_step, loss_config.place_above
     num_active = _active_levels(level_key, batch.shape[0], config.num_levels, loss_config)
 
@@ -120,21 +133,43 @@ def train_step(
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     (_, (codebooks, quantized, measures)), grads = grad_fn(state.params)
+    used = rvq.codes_used(quantized.codes, config.codebook_size)
+    measures |= {f"codes_used_{level}": used[level] for level in range(config.num_levels)}
+    return (grads, codebooks, quantized), measures
+
+
+def apply_gradients(
+    state: TrainState,
+    passed: Any,
+    key: Array,
+    *,
+    config: SoundStreamConfig,
+    loss_config: AudioLossConfig,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """Second half of a step: (next state, measures of the update).
+
+    Args:
+      state: Donated by the caller's jit; do not use it after the call.
+      passed: The first value of `gradients`.
+      key: The same key as there.
+    """
+    grads, codebooks, quantized = passed
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    _, level_key, place_key = _keys(key, state.step)
+    num_rows = quantized.codes.shape[0]
     codebooks = rvq.update(
         codebooks,
         quantized,
-        num_active,
+        _active_levels(level_key, num_rows, config.num_levels, loss_config),
         place_key,
         decay=loss_config.codebook_decay,
         dead_below=loss_config.dead_below,
-        place_above=place_above,
+        place_above=loss_config.place_above,
     )
-    used = rvq.codes_used(quantized.codes, config.codebook_size)
-    measures |= {f"codes_used_{level}": used[level] for level in range(config.num_levels)}
-    measures["grad_norm"] = optax.tree.norm(grads)
-    return TrainState(state.step + 1, params, opt_state, codebooks), measures
+    grad_norm = optax.tree.norm(grads)
+    return TrainState(state.step + 1, params, opt_state, codebooks), {"grad_norm": grad_norm}
 
 
 def reconstruction_loss(
@@ -194,6 +229,11 @@ def crops_at(
     candidates = waves[rows[..., None], starts[..., None] + np.arange(crop_samples)]
     best = np.abs(candidates).max(axis=-1).argmax(axis=-1)
     return candidates[np.arange(batch_size), best].astype(np.float32)
+
+
+def _keys(key, step):
+    """Of this step: for the start of the codebooks, the levels in use, the places of dead codes."""
+    return jax.random.split(jax.random.fold_in(key, step), 3)
 
 
 def _active_levels(key, batch_size, num_levels, loss_config):

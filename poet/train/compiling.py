@@ -1,10 +1,15 @@
 """Programs compiled in background threads while the first ones already train."""
 
+import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
+
+from poet.train.step import StepFn, StepParts
+
+_SECOND = "second half"  # no batch group has a blank in its name
 
 
 def run_once(make: Callable[..., Any], *args: Any, out_shardings: Any = None) -> Any:
@@ -52,3 +57,36 @@ class BackgroundCompiler:
         """Drops what has not begun."""
         for future in self._futures.values():
             future.cancel()
+
+
+def step_compiles(
+    step: StepParts,
+    init: Callable[[Any], Any],
+    batches: Mapping[str, jax.ShapeDtypeStruct],
+) -> dict[str, Callable[[], Any]]:
+    """What compiles the halves of a step on one device, for `BackgroundCompiler`.
+
+    Args:
+      step: Its second half must not depend on the batch's shape if there are several.
+      init: key -> state; only its shapes are used.
+      batches: Group -> shape of its batches, first needed ones first.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(init, key)
+
+    def compile_first(batch):
+        return jax.jit(step.first).lower(state, batch, key).compile()
+
+    def compile_second():
+        passed, _ = jax.eval_shape(step.first, state, next(iter(batches.values())), key)
+        return jax.jit(step.second, donate_argnums=0).lower(state, passed, key).compile()
+
+    compiles = {group: functools.partial(compile_first, batches[group]) for group in batches}
+    names = list(compiles)
+    # Before the later groups: the first step waits for it too.
+    return {names[0]: compiles[names[0]], _SECOND: compile_second} | compiles
+
+
+def compiled_step(compiler: BackgroundCompiler, group: str) -> StepFn:
+    """The whole step of a group, from the programs of `step_compiles`."""
+    return StepParts(first=compiler.get(group), second=compiler.get(_SECOND))

@@ -3,6 +3,7 @@
 `jit`, shardings and donation are applied by `compile_step`; the loop owns everything else.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,26 @@ def apply_gradients(
     params = optax.apply_updates(state.params, updates)
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
     return TrainState(state.step + 1, params, opt_state, state.extra), norms
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepParts:
+    """A step in two halves, so that what does not depend on the batch's shape is compiled once.
+
+    Calling it is the whole step: (state, batch, key) -> (state, measures).
+
+    Attributes:
+      first: (state, batch, key) -> (what the second half needs, measures). Donates nothing.
+      second: (state, what the first half gave, key) -> (state, measures). Donates the state.
+    """
+
+    first: Callable[[TrainState, Any, Any], tuple[Any, Measures]]
+    second: Callable[[TrainState, Any, Any], tuple[TrainState, Measures]]
+
+    def __call__(self, state: TrainState, batch: Any, key: Any) -> tuple[TrainState, Measures]:
+        passed, measured = self.first(state, batch, key)
+        state, moved = self.second(state, passed, key)
+        return state, measured | moved
 
 
 def compile_step(step: StepFn, state_shardings: Any = None, batch_shardings: Any = None) -> StepFn:

@@ -18,12 +18,12 @@ from poet.tokenizers.magvit2 import MagvitConfig
 from poet.tokenizers.soundstream import SoundStreamConfig
 from poet.train import audio_step, checkpoint, loop, tokenizer_media, visual_step
 from poet.train.audio_step import AudioLossConfig
-from poet.train.compiling import run_once
+from poet.train.compiling import BackgroundCompiler, compiled_step, run_once, step_compiles
 from poet.train.meta import to_json
 from poet.train.optimizer import OptimizerConfig, convolution_kernels, make_optimizer
 from poet.train.progress import Progress
 from poet.train.state import TrainState
-from poet.train.step import StepFn
+from poet.train.step import StepParts
 from poet.train.visual_step import VisualLossConfig
 
 BatchAt = Callable[[int], tuple[str, Any]]
@@ -51,7 +51,11 @@ class Recipe(Protocol):
         """State before step 0."""
         ...
 
-    def step(self, tx: Any) -> StepFn:
+    def batches(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """Group -> shape of its batches, in the order in which they are first needed."""
+        ...
+
+    def step(self, tx: Any) -> StepParts:
         """The pure step."""
         ...
 
@@ -127,13 +131,13 @@ class VisualRecipe:
             draw = np.random.Generator(np.random.Philox(key=[seed, step]))
             index = int((draw.random() >= cumulative[:-1]).sum())
             length = lengths[index]
-            size = max(1, round(self.frames_per_batch / length))
+            group, size = f"{length}_frames", self._clips_per_batch(length)
             if step < self.image_steps:
-                length, size = 1, self.images_per_batch
+                group, length, size = "images", 1, self.images_per_batch
             rows = draw.integers(0, len(media), size)
             starts = draw.integers(0, self.num_frames - length + 1, size)
             crops = [media[w, t : t + length] for w, t in zip(rows, starts, strict=True)]
-            return f"{length}_frames", np.stack(crops)
+            return group, np.stack(crops)
 
         return batch_at
 
@@ -141,15 +145,23 @@ class VisualRecipe:
         """State before step 0."""
         return visual_step.init(key, self.model, self.losses, tx)
 
-    def step(self, tx: Any) -> StepFn:
+    def batches(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """Shapes of images, if there are steps on images, then of each length of clips."""
+        sizes = {"images": (self.images_per_batch, 1)} if self.image_steps else {}
+        for length, _ in self.length_shares:
+            sizes[f"{length}_frames"] = (self._clips_per_batch(length), length)
+        picture = (self.height_px, self.width_px, 3)
+        return {
+            group: jax.ShapeDtypeStruct((*size, *picture), np.uint8)
+            for group, size in sizes.items()
+        }
+
+    def step(self, tx: Any) -> StepParts:
         """The pure step."""
-        return functools.partial(
-            visual_step.train_step,
-            config=self.model,
-            loss_config=self.losses,
-            tx=tx,
-            inflate_at=self.image_steps,
-        )
+        return visual_step.train_step(self.model, self.losses, tx, self.image_steps)
+
+    def _clips_per_batch(self, num_frames: int) -> int:
+        return max(1, round(self.frames_per_batch / num_frames))
 
     def save(self, state: TrainState, out: Path) -> str:
         """Writes the tokenizer; returns its fingerprint."""
@@ -227,11 +239,14 @@ class AudioRecipe:
         """State before step 0."""
         return audio_step.init(key, self.model, tx)
 
-    def step(self, tx: Any) -> StepFn:
+    def batches(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """Shape of the crops."""
+        shape = (self.batch_size, self.crop_samples)
+        return {"crops": jax.ShapeDtypeStruct(shape, np.float32)}
+
+    def step(self, tx: Any) -> StepParts:
         """The pure step."""
-        return functools.partial(
-            audio_step.train_step, config=self.model, loss_config=self.losses, tx=tx
-        )
+        return audio_step.train_step(self.model, self.losses, tx)
 
     def save(self, state: TrainState, out: Path) -> str:
         """Writes the tokenizer; returns its fingerprint."""
@@ -295,12 +310,15 @@ def train(
     clips = tokenizer_media.cached(out / "cache" / f"{key}.npy", lambda: _read(recipe, rows))
 
     tx = make_optimizer(run.optimizer, run.num_steps, convolution_kernels)
-    compiled = jax.jit(recipe.step(tx), donate_argnums=0)
+    init = functools.partial(recipe.init, tx=tx)
+    compiler = BackgroundCompiler(step_compiles(recipe.step(tx), init, recipe.batches()))
     program = loop.Program(
         name=f"train-tokenizer {recipe.kind}",
-        init=functools.partial(run_once, lambda key: recipe.init(key, tx)),
+        init=functools.partial(run_once, init),
         batch_at=recipe.batch_at(clips, run.seed),
-        step_for=lambda group: compiled,
+        step_for=functools.partial(compiled_step, compiler),
+        warm_up=compiler.start,
+        clean_up=compiler.cancel,
         describe=(("media", f"{media}, array {clips.shape} {clips.dtype}"),),
     )
     settings = loop.LoopConfig(

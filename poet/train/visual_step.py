@@ -6,6 +6,7 @@ Axes: B batch, T frames, Y rows, X columns, W clips in memory.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from poet.tokenizers.magvit2 import Magvit2, MagvitConfig
 from poet.tokenizers.quantizers import lfq
 from poet.train import state as train_state
 from poet.train.state import TrainState
+from poet.train.step import StepParts
 from poet.typing import Array, Float, Shaped
 
 
@@ -60,45 +62,80 @@ def init(
 
 
 def train_step(
+    config: MagvitConfig,
+    loss_config: VisualLossConfig,
+    tx: optax.GradientTransformation,
+    inflate_at: int = 0,
+) -> StepParts:
+    """The step: (state, batch, key) -> (state, measures), or its halves."""
+    update = {"loss_config": loss_config, "tx": tx, "inflate_at": inflate_at}
+    return StepParts(
+        first=functools.partial(gradients, config=config, loss_config=loss_config),
+        second=functools.partial(apply_gradients, **update),
+    )
+
+
+def gradients(
     state: TrainState,
     batch: Shaped[Array, "B T Y X 3"],
     key: Array,
     *,
     config: MagvitConfig,
     loss_config: VisualLossConfig,
-    tx: optax.GradientTransformation,
-    inflate_at: int = 0,
-) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """Returns the next state and scalar measures.
+) -> tuple[Any, dict[str, Float[Array, ""]]]:
+    """First half of a step: (gradients, measures of the loss).
 
     Args:
-      state: Donated by the caller's jit; do not use it after the call.
+      state: Only read.
       batch: uint8 pixels, or float pixels in [0, 1].
       key: Not used: nothing is drawn here. Part of every step function's signature.
-      inflate_at: The step whose parameters are inflated before it, the first on video after steps
-        on images; 0 for none.
     """
     del key
     video = unit_pixels(batch)
-    if inflate_at:
-        is_time = state.step == inflate_at
-        params = jax.lax.cond(is_time, inflation.inflate, lambda same: same, state.params)
-        state = state.replace(params=params)
 
     def loss_fn(params):
         return losses(params, video, state.step, config, loss_config)
 
     (loss, measures), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    return grads, measures | {"loss": loss}
+
+
+def apply_gradients(
+    state: TrainState,
+    grads: Any,
+    key: Array,
+    *,
+    loss_config: VisualLossConfig,
+    tx: optax.GradientTransformation,
+    inflate_at: int = 0,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """Second half of a step: (next state, measures of the update).
+
+    Args:
+      state: Donated by the caller's jit; do not use it after the call.
+      grads: Of `gradients`.
+      key: Not used.
+      inflate_at: The step before which parameters are inflated, the first on video after steps on
+        images; 0 for none.
+    """
+    del key
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    extra = state.extra
+    params, extra = optax.apply_updates(state.params, updates), state.extra
     if loss_config.ema_decay:
         # Early on the average follows closely, so that it forgets the initial parameters.
         decay = jnp.minimum(loss_config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = optax.incremental_update(params, extra["ema"], 1.0 - decay)
         extra = extra | {"ema": ema}
-    measures |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-    return TrainState(state.step + 1, params, opt_state, extra), measures
+    step = state.step + 1
+    if inflate_at:
+
+        def inflate(trees):
+            params, extra = trees
+            return inflation.inflate(params), {k: inflation.inflate(v) for k, v in extra.items()}
+
+        is_time, trees = step == inflate_at, (params, extra)
+        params, extra = jax.lax.cond(is_time, inflate, lambda same: same, trees)
+    return TrainState(step, params, opt_state, extra), {"grad_norm": optax.tree.norm(grads)}
 
 
 def losses(

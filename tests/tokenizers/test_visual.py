@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from poet.tokenizers import magvit2, protocol, visual
+from poet.tokenizers import inflation, magvit2, protocol, visual
 from poet.tokenizers.magvit2 import MagvitConfig
 from poet.tokenizers.quantizers import lfq
 from poet.train import visual_step
@@ -186,9 +186,7 @@ def test_refusals_of_codes(tokenizer, codes):
 def trained(video):
     """State and measures after 30 steps on first frames, with a moving average."""
     losses, tx = VisualLossConfig(ema_decay=0.9), optax.adam(3e-3)
-    step = jax.jit(
-        functools.partial(visual_step.train_step, config=CONFIG, loss_config=losses, tx=tx)
-    )
+    step = jax.jit(visual_step.train_step(CONFIG, losses, tx))
     state = visual_step.init(jax.random.key(0), CONFIG, losses, tx)
     images = (video[:, ::2].reshape(-1, 1, 16, 16, 3) * 255).astype(np.uint8)
     rows = []
@@ -214,6 +212,26 @@ def test_the_tokenizer_has_the_moving_average_when_one_is_kept(trained):
     assert 0 < max(jax.tree.leaves(difference)) < 0.1
     plain = state.replace(extra={})
     assert visual_step.tokenizer_params(plain) is state.params
+
+
+def test_parameters_and_average_are_inflated_after_the_last_image(video):
+    """The first step on video finds them inflated; no other step touches them."""
+    losses, tx = VisualLossConfig(ema_decay=0.9), optax.sgd(1e-2)
+    key, images = jax.random.key(0), video[:, :1]
+    plain = jax.jit(visual_step.train_step(CONFIG, losses, tx))
+    inflating = jax.jit(visual_step.train_step(CONFIG, losses, tx, inflate_at=2))
+    state = visual_step.init(key, CONFIG, losses, tx)
+    for is_last in (False, True):
+        expected, _ = plain(state, images, key)
+        state, _ = inflating(state, images, key)
+        trees = [expected.params, expected.extra["ema"]]
+        if is_last:
+            trees = [inflation.inflate(tree) for tree in trees]
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, atol=1e-6),
+            [state.params, state.extra["ema"]],
+            trees,
+        )
 
 
 def test_uint8_and_unit_floats_are_the_same_pixels():
