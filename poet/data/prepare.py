@@ -142,6 +142,7 @@ def _settings(config: PrepareConfig, visual, audio) -> dict:
             "visual": visual.num_codes,
             "audio": [] if audio is None else [audio.codebook_size] * levels,
         },
+        "samples_per_audio_frame": None if audio is None else audio.samples_per_frame,
         "preprocessing": dataclasses.asdict(rules)
         | {"stride_frames": rules.stride, "prepare_version": PREPARE_VERSION},
     }

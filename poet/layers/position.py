@@ -45,17 +45,21 @@ class AttributeEmbedding(nn.Module):
     Attributes:
       num_values: (attribute, number of values) pairs; values count from 0.
       dim: D.
+      waves: Attributes that are numbers along an axis; the others are names. Their vectors start as
+        `wave_rows`, so that neighbours are alike before anything is learned.
     """
 
     num_values: tuple[tuple[str, int], ...]
     dim: int
+    waves: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, attributes: Mapping[str, NumpyArray]) -> Float[Array, "L D"]:
         """Embeds static attributes, each int [L]; ValueError when a value has no row."""
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed"))
         total = 0.0
         for name, count in self.num_values:
+            init = _wave_init if name in self.waves else nn.initializers.normal(_STDDEV)
+            init = nn.with_logical_partitioning(init, (None, "embed"))
             table = self.param(name, init, (count, self.dim))
             values = np.asarray(attributes[name])
             if values.size and values.max() >= count:
@@ -65,3 +69,25 @@ class AttributeEmbedding(nn.Module):
                 )
             total = total + table[values]
         return total
+
+
+def wave_rows(num_rows: int, dim: int) -> Float[NumpyArray, "num_rows dim"]:
+    """Sines and cosines of the row number, of mean square 1; row 0 ("does not apply") is 0.
+
+    Wavelengths go from 4 to 4 x num_rows in geometric steps (Vaswani et al., arXiv 1706.03762,
+    section 3.5, with wavelengths that suit the length). An odd dim ends with a sine.
+    """
+    num_waves = (dim + 1) // 2
+    lengths = 4.0 * num_rows ** (np.arange(num_waves) / max(1, num_waves - 1))
+    angles = 2 * np.pi * np.arange(num_rows)[:, None] / lengths[None, :]
+    rows = np.sqrt(2) * np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)[:, :dim]
+    rows[0] = 0.0
+    return rows.astype(np.float32)
+
+
+def _wave_init(key: Any, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    del key
+    return jnp.asarray(_STDDEV * wave_rows(*shape), dtype)
+
+
+_STDDEV = 0.1

@@ -207,8 +207,9 @@ class PrefixLM(nn.Module):
         self.embed = SegmentTables(*tables, stddev=_EMBED_STDDEV, visual_bits=bits)
         self.head = SegmentTables(*tables, stddev=_HEAD_STDDEV, visual_bits=bits)
         # Of the token that is fed, and of the position it has to predict.
-        self.here = AttributeEmbedding(config.limits.num_values, config.d_model)
-        self.next = AttributeEmbedding(config.limits.num_values, config.d_model)
+        where = (config.limits.num_values, config.d_model, ("t", "h", "w", "audio_frame"))
+        self.here = AttributeEmbedding(*where)
+        self.next = AttributeEmbedding(*where)
 
         self.text_encoder = T5Encoder(config.text, config.dtype)
         self.text_projection = Linear(

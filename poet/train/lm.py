@@ -127,14 +127,14 @@ def sizes_of(dataset: Dataset, text_tokenizer: ByteTokenizer) -> SequenceSizes:
             width_px=rules["width_px"],
             frames_per_second=rules["frames_per_second"],
         )
-        levels, rate_hz = tuple(codes["audio"]), rules["sample_rate_hz"]
-        num_visual = codes["visual"]
+        levels, num_visual = tuple(codes["audio"]), codes["visual"]
+        hop, rate_hz = facts["samples_per_audio_frame"], rules["sample_rate_hz"]
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"Dataset {dataset.directory} does not say how its ids were made ({error} is missing);"
             " expected what `poet prepare` writes down. Prepare it again."
         ) from error
-    sound = SoundShape.for_clip(clip, len(levels), sample_rate_hz=rate_hz) if levels else None
+    sound = SoundShape.for_clip(clip, len(levels), hop, rate_hz) if levels else None
     return SequenceSizes(
         clip=clip,
         sound=sound,

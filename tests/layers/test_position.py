@@ -49,3 +49,28 @@ def test_attribute_outside_its_table(key):
     layer = position.AttributeEmbedding((("t", 3),), dim=4)
     with pytest.raises(ValueError, match="has t=2, the model has rows for values below 2"):
         layer.init(key, {"t": np.array([0, 3])})
+
+
+def test_waves_by_hand():
+    rows = position.wave_rows(5, 2)  # one wave, 4 rows long
+    root = np.sqrt(2)
+    np.testing.assert_allclose(
+        rows, root * np.array([[0, 0], [1, 0], [0, -1], [-1, 0], [0, 1]]), atol=1e-6
+    )
+
+
+def test_waves_make_neighbours_alike_and_leave_names_alone(key):
+    layer = position.AttributeEmbedding((("t", 40), ("segment", 40)), dim=64, waves=("t",))
+    values = {"t": np.arange(40), "segment": np.arange(40)}
+    tables = meta.unbox(layer.init(key, values))["params"]
+
+    def likeness(table, distance):
+        rows = np.asarray(table)[1:]
+        return np.mean(np.sum(rows[distance:] * rows[:-distance], -1)) / np.mean(
+            np.sum(rows**2, -1)
+        )
+
+    assert not np.asarray(tables["t"][0]).any()
+    assert likeness(tables["t"], 1) > likeness(tables["t"], 3) > likeness(tables["t"], 12)
+    assert likeness(tables["t"], 1) > 0.7 and abs(likeness(tables["segment"], 1)) < 0.2
+    assert position.wave_rows(7, 5).shape == (7, 5)

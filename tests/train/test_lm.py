@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from poet.data import registry
+from poet.data.records import open_dataset
 from poet.main import train as train_command
 from poet.models.prefix_lm import PrefixLMConfig
 from poet.models.text_encoder import TextEncoderConfig
+from poet.tokenizers.text import ByteTokenizer
 from poet.train import checkpoint, lm, loop, metrics
 from poet.train.lm_program import Evaluation
 from poet.train.optimizer import OptimizerConfig
@@ -50,6 +52,20 @@ TINY = PrefixLMConfig(
 def clean_gin():
     yield
     gin.clear_config()
+
+
+def test_sizes_follow_from_the_dataset(tmp_path, write_small):
+    """The hop of the audio tokenizer too: 34,000 samples are 53 whole frames of 640."""
+    text = ByteTokenizer(16)
+    sizes = [
+        lm.sizes_of(
+            open_dataset(write_small(tmp_path / str(hop), samples_per_audio_frame=hop)), text
+        )
+        for hop in (320, 640)
+    ]
+    assert [each.sound.num_audio_frames for each in sizes] == [106, 53]
+    assert sizes[0].vocabulary == sizes[1].vocabulary
+    assert sizes[0].clip.grid == (5, 2, 2)
 
 
 def command(folder, dataset, *more):
