@@ -142,7 +142,6 @@ def _settings(config: PrepareConfig, visual, audio) -> dict:
             "visual": visual.num_codes,
             "audio": [] if audio is None else [audio.codebook_size] * levels,
         },
-        "samples_per_audio_frame": None if audio is None else audio.samples_per_frame,
         "preprocessing": dataclasses.asdict(rules)
         | {"stride_frames": rules.stride, "prepare_version": PREPARE_VERSION},
     }
@@ -230,8 +229,11 @@ def _write_dataset(config: PrepareConfig, settings: dict, worker, plan) -> None:
         split: _records(worker.parts_dir, plan, split)
         for split in dict.fromkeys(row.split for row in worker.rows)
     }
+    # Not a setting to compare: it follows from the audio tokenizer, which has a fingerprint.
+    hop = None if worker.audio is None else worker.audio.samples_per_frame
+    metadata = settings | {"samples_per_audio_frame": hop}
     writer.write_dataset(
-        config.out_dir, splits, settings, file_format=config.file_format, overwrite=True
+        config.out_dir, splits, metadata, file_format=config.file_format, overwrite=True
     )
 
 

@@ -10,7 +10,7 @@ class DemoSize:
     """How much the demo makes. Model sizes and steps live in the gin files that it names.
 
     Attributes:
-      name: "quick" or "full"; also the suffix of the gin files.
+      name: "quick", "full" or "tiny".
       num_train: Clips to train on. The held-out clips come on top.
       num_validation: Clips of training combinations that no stage trains on.
       num_held_out: Clips of combinations that never occur in training.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -45,20 +46,28 @@ class AttributeEmbedding(nn.Module):
     Attributes:
       num_values: (attribute, number of values) pairs; values count from 0.
       dim: D.
-      waves: Attributes that are numbers along an axis; the others are names. Their vectors start as
-        `wave_rows`, so that neighbours are alike before anything is learned.
+      sinusoidal: Attributes that are numbers along an axis, the others are names. Their tables
+        start as `sinusoidal_table`, so that neighbours are alike before anything is learned, with
+        the columns shuffled for each table, so that no two axes share a basis.
     """
 
     num_values: tuple[tuple[str, int], ...]
     dim: int
-    waves: tuple[str, ...] = ()
+    sinusoidal: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, attributes: Mapping[str, NumpyArray]) -> Float[Array, "L D"]:
-        """Embeds static attributes, each int [L]; ValueError when a value has no row."""
+        """Embeds static attributes, each int [L].
+
+        Raises:
+          ValueError: A value has no row, or `sinusoidal` names no attribute.
+        """
+        if unknown := set(self.sinusoidal) - {name for name, _ in self.num_values}:
+            raise ValueError(f"sinusoidal={sorted(unknown)} are no attributes of num_values.")
         total = 0.0
         for name, count in self.num_values:
-            init = _wave_init if name in self.waves else nn.initializers.normal(_STDDEV)
+            is_number = name in self.sinusoidal
+            init = _sinusoidal_init if is_number else nn.initializers.normal(_STDDEV)
             init = nn.with_logical_partitioning(init, (None, "embed"))
             table = self.param(name, init, (count, self.dim))
             values = np.asarray(attributes[name])
@@ -71,11 +80,11 @@ class AttributeEmbedding(nn.Module):
         return total
 
 
-def wave_rows(num_rows: int, dim: int) -> Float[NumpyArray, "num_rows dim"]:
-    """Sines and cosines of the row number, of mean square 1; row 0 ("does not apply") is 0.
+def sinusoidal_table(num_rows: int, dim: int) -> Float[NumpyArray, "num_rows dim"]:
+    """Sines, then cosines of the row number, of mean square 1; row 0 ("does not apply") is 0.
 
     Wavelengths go from 4 to 4 x num_rows in geometric steps (Vaswani et al., arXiv 1706.03762,
-    section 3.5, with wavelengths that suit the length). An odd dim ends with a sine.
+    section 3.5, with wavelengths that suit the length). An odd dim lacks the last cosine.
     """
     num_waves = (dim + 1) // 2
     lengths = 4.0 * num_rows ** (np.arange(num_waves) / max(1, num_waves - 1))
@@ -85,9 +94,9 @@ def wave_rows(num_rows: int, dim: int) -> Float[NumpyArray, "num_rows dim"]:
     return rows.astype(np.float32)
 
 
-def _wave_init(key: Any, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
-    del key
-    return jnp.asarray(_STDDEV * wave_rows(*shape), dtype)
+def _sinusoidal_init(key: Any, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    table = jnp.asarray(_STDDEV * sinusoidal_table(*shape), dtype)
+    return jax.random.permutation(key, table, axis=1)
 
 
 _STDDEV = 0.1

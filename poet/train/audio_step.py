@@ -20,7 +20,7 @@ from poet.tokenizers.quantizers import rvq
 from poet.tokenizers.soundstream import SoundStream, SoundStreamConfig, init_params
 from poet.train import state as train_state
 from poet.train.state import TrainState
-from poet.train.step import StepParts
+from poet.train.step import TrainStep
 from poet.typing import Array, Float
 
 
@@ -88,14 +88,14 @@ def init(key: Array, config: SoundStreamConfig, tx: optax.GradientTransformation
     return train_state.create(params, tx.init(params), codebooks)
 
 
-def train_step(
+def make_step(
     config: SoundStreamConfig, loss_config: AudioLossConfig, tx: optax.GradientTransformation
-) -> StepParts:
+) -> TrainStep:
     """The step: (state, batch, key) -> (state, measures), or its halves."""
     both = {"config": config, "loss_config": loss_config}
-    return StepParts(
-        first=functools.partial(gradients, **both),
-        second=functools.partial(apply_gradients, **both, tx=tx),
+    return TrainStep(
+        gradients=functools.partial(gradients, **both),
+        update=functools.partial(apply_gradients, **both, tx=tx),
     )
 
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import jax
 
-from poet.train.step import StepFn, StepParts
-
-_SECOND = "second half"  # no batch group has a blank in its name
+from poet.train.step import StepFn, TrainStep
 
 
 def run_once(make: Callable[..., Any], *args: Any, out_shardings: Any = None) -> Any:
@@ -60,33 +58,36 @@ class BackgroundCompiler:
 
 
 def step_compiles(
-    step: StepParts,
+    step: TrainStep,
     init: Callable[[Any], Any],
     batches: Mapping[str, jax.ShapeDtypeStruct],
 ) -> dict[str, Callable[[], Any]]:
     """What compiles the halves of a step on one device, for `BackgroundCompiler`.
 
     Args:
-      step: Its second half must not depend on the batch's shape if there are several.
+      step: If there are several shapes of batches, its update must not depend on them.
       init: key -> state; only its shapes are used.
       batches: Group -> shape of its batches, first needed ones first.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(init, key)
 
-    def compile_first(batch):
-        return jax.jit(step.first).lower(state, batch, key).compile()
+    def compile_gradients(batch):
+        return jax.jit(step.gradients).lower(state, batch, key).compile()
 
-    def compile_second():
-        passed, _ = jax.eval_shape(step.first, state, next(iter(batches.values())), key)
-        return jax.jit(step.second, donate_argnums=0).lower(state, passed, key).compile()
+    def compile_update():
+        grads, _ = jax.eval_shape(step.gradients, state, next(iter(batches.values())), key)
+        return jax.jit(step.update, donate_argnums=0).lower(state, grads, key).compile()
 
-    compiles = {group: functools.partial(compile_first, batches[group]) for group in batches}
-    names = list(compiles)
-    # Before the later groups: the first step waits for it too.
-    return {names[0]: compiles[names[0]], _SECOND: compile_second} | compiles
+    compiles = {
+        f"gradients/{group}": functools.partial(compile_gradients, batch)
+        for group, batch in batches.items()
+    }
+    # Second in the queue: the first step waits for it too, the later groups can wait.
+    first = next(iter(compiles))
+    return {first: compiles[first], "update": compile_update} | compiles
 
 
 def compiled_step(compiler: BackgroundCompiler, group: str) -> StepFn:
-    """The whole step of a group, from the programs of `step_compiles`."""
-    return StepParts(first=compiler.get(group), second=compiler.get(_SECOND))
+    """The step of a group, from the programs "gradients/GROUP" and "update"."""
+    return TrainStep(gradients=compiler.get(f"gradients/{group}"), update=compiler.get("update"))

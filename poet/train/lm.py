@@ -128,7 +128,8 @@ def sizes_of(dataset: Dataset, text_tokenizer: ByteTokenizer) -> SequenceSizes:
             frames_per_second=rules["frames_per_second"],
         )
         levels, num_visual = tuple(codes["audio"]), codes["visual"]
-        hop, rate_hz = facts["samples_per_audio_frame"], rules["sample_rate_hz"]
+        # Older datasets do not say it; theirs was always the paper's.
+        hop, rate_hz = facts.get("samples_per_audio_frame", 320), rules["sample_rate_hz"]
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"Dataset {dataset.directory} does not say how its ids were made ({error} is missing);"

@@ -17,10 +17,10 @@ from poet.models.prefix_lm import PrefixLM, PrefixLMConfig
 from poet.tokens.sequence import SequencePlan
 from poet.train import partitioning
 from poet.train import state as train_state
-from poet.train.compiling import BackgroundCompiler, run_once
+from poet.train.compiling import BackgroundCompiler, compiled_step, run_once
 from poet.train.loop import Program
 from poet.train.state import TrainState
-from poet.train.step import Batch, Measures, apply_gradients, gradients
+from poet.train.step import Batch, Measures, apply_gradients, make_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,31 +89,28 @@ class LMPrograms:
             return self._model.apply({"params": params}, plan, batch, method="loss")
 
     def compile_gradients(self, group: str) -> Any:
-        """The compiled (params, step, batch, key) -> (gradients, measures) of a group."""
+        """The compiled (state, batch, key) -> (gradients, measures) of a group."""
         plan = self._batches.groups[group].plan
-        whole, params = partitioning.replicated(self._mesh), self._shardings.params
         jitted = jax.jit(
-            functools.partial(gradients, loss_fn=functools.partial(self.loss, plan)),
-            in_shardings=(params, whole, partitioning.batch_sharding(self._mesh), None),
-            out_shardings=(params, None),
+            make_step(functools.partial(self.loss, plan), self._tx).gradients,
+            in_shardings=(self._shardings, partitioning.batch_sharding(self._mesh), None),
+            out_shardings=(self._shardings.params, None),
         )
-        shapes = self.state_shapes
         with jax.set_mesh(self._mesh):
-            lowered = jitted.lower(
-                shapes.params, shapes.step, self._examples[group], jax.random.key(0)
-            )
+            lowered = jitted.lower(self.state_shapes, self._examples[group], jax.random.key(0))
             return lowered.compile()
 
     def compile_update(self) -> Any:
-        """The compiled (state, gradients) -> (state, measures); donates the state."""
+        """The compiled (state, gradients, key) -> (state, measures); donates the state."""
         jitted = jax.jit(
             functools.partial(apply_gradients, tx=self._tx),
             donate_argnums=0,
-            in_shardings=(self._shardings, self._shardings.params),
+            in_shardings=(self._shardings, self._shardings.params, None),
             out_shardings=(self._shardings, None),
         )
+        shapes = (self.state_shapes, self.state_shapes.params, jax.random.key(0))
         with jax.set_mesh(self._mesh):
-            return jitted.lower(self.state_shapes, self.state_shapes.params).compile()
+            return jitted.lower(*shapes).compile()
 
     def compile_loss(self, group: str) -> Any:
         """The compiled (params, batch) -> measures of a group, for evaluation."""
@@ -184,7 +181,7 @@ def lm_program(
         name="train",
         init=programs.init,
         batch_at=batches.batch_at,
-        step_for=functools.partial(_step, compiler),
+        step_for=functools.partial(compiled_step, compiler),
         evaluate=held_out if evaluation.num_examples else None,
         place=functools.partial(partitioning.shard_batch, mesh=mesh),
         state_shapes=programs.state_shapes,
@@ -203,22 +200,6 @@ def _compiles(programs: LMPrograms, batches: AgdBatches, has_evaluation: bool) -
         for name in names:
             compiles[f"loss/{name}"] = functools.partial(programs.compile_loss, name)
     return compiles
-
-
-def _step(compiler: BackgroundCompiler, group: str) -> Any:
-    """`train_step` of a group as two programs: the update is the same for all groups.
-
-    Compiling it once takes a third off the time that a run of many groups spends before its first
-    steps; the gradients have to exist in memory between the halves either way.
-    """
-    grads_fn, update = compiler.get(f"gradients/{group}"), compiler.get("update")
-
-    def step(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, Measures]:
-        grads, measured = grads_fn(state.params, state.step, batch, key)
-        state, moved = update(state, grads)
-        return state, measured | moved
-
-    return step
 
 
 def _example(group: Any) -> Batch:

@@ -23,7 +23,7 @@ from poet.train.meta import to_json
 from poet.train.optimizer import OptimizerConfig, convolution_kernels, make_optimizer
 from poet.train.progress import Progress
 from poet.train.state import TrainState
-from poet.train.step import StepParts
+from poet.train.step import TrainStep
 from poet.train.visual_step import VisualLossConfig
 
 BatchAt = Callable[[int], tuple[str, Any]]
@@ -55,7 +55,7 @@ class Recipe(Protocol):
         """Group -> shape of its batches, in the order in which they are first needed."""
         ...
 
-    def step(self, tx: Any) -> StepParts:
+    def step(self, tx: Any) -> TrainStep:
         """The pure step."""
         ...
 
@@ -156,9 +156,9 @@ class VisualRecipe:
             for group, size in sizes.items()
         }
 
-    def step(self, tx: Any) -> StepParts:
+    def step(self, tx: Any) -> TrainStep:
         """The pure step."""
-        return visual_step.train_step(self.model, self.losses, tx, self.image_steps)
+        return visual_step.make_step(self.model, self.losses, tx, self.image_steps)
 
     def _clips_per_batch(self, num_frames: int) -> int:
         return max(1, round(self.frames_per_batch / num_frames))
@@ -244,9 +244,9 @@ class AudioRecipe:
         shape = (self.batch_size, self.crop_samples)
         return {"crops": jax.ShapeDtypeStruct(shape, np.float32)}
 
-    def step(self, tx: Any) -> StepParts:
+    def step(self, tx: Any) -> TrainStep:
         """The pure step."""
-        return audio_step.train_step(self.model, self.losses, tx)
+        return audio_step.make_step(self.model, self.losses, tx)
 
     def save(self, state: TrainState, out: Path) -> str:
         """Writes the tokenizer; returns its fingerprint."""

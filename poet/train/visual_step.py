@@ -18,7 +18,7 @@ from poet.tokenizers.magvit2 import Magvit2, MagvitConfig
 from poet.tokenizers.quantizers import lfq
 from poet.train import state as train_state
 from poet.train.state import TrainState
-from poet.train.step import StepParts
+from poet.train.step import TrainStep
 from poet.typing import Array, Float, Shaped
 
 
@@ -61,17 +61,17 @@ def init(
     return train_state.create(params, tx.init(params), extra)
 
 
-def train_step(
+def make_step(
     config: MagvitConfig,
     loss_config: VisualLossConfig,
     tx: optax.GradientTransformation,
     inflate_at: int = 0,
-) -> StepParts:
+) -> TrainStep:
     """The step: (state, batch, key) -> (state, measures), or its halves."""
     update = {"loss_config": loss_config, "tx": tx, "inflate_at": inflate_at}
-    return StepParts(
-        first=functools.partial(gradients, config=config, loss_config=loss_config),
-        second=functools.partial(apply_gradients, **update),
+    return TrainStep(
+        gradients=functools.partial(gradients, config=config, loss_config=loss_config),
+        update=functools.partial(apply_gradients, **update),
     )
 
 

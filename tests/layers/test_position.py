@@ -51,26 +51,34 @@ def test_attribute_outside_its_table(key):
         layer.init(key, {"t": np.array([0, 3])})
 
 
-def test_waves_by_hand():
-    rows = position.wave_rows(5, 2)  # one wave, 4 rows long
+def test_sinusoids_by_hand():
+    rows = position.sinusoidal_table(5, 2)  # one wave, 4 rows long
     root = np.sqrt(2)
     np.testing.assert_allclose(
         rows, root * np.array([[0, 0], [1, 0], [0, -1], [-1, 0], [0, 1]]), atol=1e-6
     )
+    assert position.sinusoidal_table(7, 5).shape == (7, 5)
 
 
-def test_waves_make_neighbours_alike_and_leave_names_alone(key):
-    layer = position.AttributeEmbedding((("t", 40), ("segment", 40)), dim=64, waves=("t",))
-    values = {"t": np.arange(40), "segment": np.arange(40)}
-    tables = meta.unbox(layer.init(key, values))["params"]
+def test_neighbours_start_alike_names_and_axes_do_not(key):
+    attributes = ("h", "w", "segment")
+    layer = position.AttributeEmbedding(
+        tuple((name, 40) for name in attributes), dim=64, sinusoidal=("h", "w")
+    )
+    tables = meta.unbox(layer.init(key, {name: np.arange(40) for name in attributes}))["params"]
+    h, w, segment = (np.asarray(tables[name])[1:] for name in attributes)
 
-    def likeness(table, distance):
-        rows = np.asarray(table)[1:]
-        return np.mean(np.sum(rows[distance:] * rows[:-distance], -1)) / np.mean(
-            np.sum(rows**2, -1)
-        )
+    def likeness(rows, others):
+        return np.mean(np.sum(rows * others, -1)) / np.mean(np.sum(rows**2, -1))
 
-    assert not np.asarray(tables["t"][0]).any()
-    assert likeness(tables["t"], 1) > likeness(tables["t"], 3) > likeness(tables["t"], 12)
-    assert likeness(tables["t"], 1) > 0.7 and abs(likeness(tables["segment"], 1)) < 0.2
-    assert position.wave_rows(7, 5).shape == (7, 5)
+    near, farther, far = (likeness(h[n:], h[:-n]) for n in (1, 3, 12))
+    assert near > farther > far and near > 0.7
+    assert abs(likeness(segment[1:], segment[:-1])) < 0.2
+    assert abs(likeness(h, w)) < 0.5
+    assert not np.asarray(tables["h"][0]).any()
+
+
+def test_sinusoidal_must_name_attributes(key):
+    layer = position.AttributeEmbedding((("t", 3),), dim=4, sinusoidal=("time",))
+    with pytest.raises(ValueError, match=r"sinusoidal=\['time'\] are no attributes"):
+        layer.init(key, {"t": np.array([0])})

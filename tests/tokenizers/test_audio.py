@@ -192,7 +192,7 @@ def test_crops_are_a_function_of_seed_and_step(wave):
 def trained(wave):
     """Twelve steps on tones, with what each measured."""
     tx = optax.adam(1e-2)
-    step = jax.jit(audio_step.train_step(CONFIG, LOSS, tx))
+    step = jax.jit(audio_step.make_step(CONFIG, LOSS, tx))
     states, measured = [audio_step.init(jax.random.key(0), CONFIG, tx)], []
     for _ in range(12):
         state, measures = step(states[-1], wave[1:, :200], jax.random.key(1))

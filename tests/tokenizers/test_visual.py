@@ -186,7 +186,7 @@ def test_refusals_of_codes(tokenizer, codes):
 def trained(video):
     """State and measures after 30 steps on first frames, with a moving average."""
     losses, tx = VisualLossConfig(ema_decay=0.9), optax.adam(3e-3)
-    step = jax.jit(visual_step.train_step(CONFIG, losses, tx))
+    step = jax.jit(visual_step.make_step(CONFIG, losses, tx))
     state = visual_step.init(jax.random.key(0), CONFIG, losses, tx)
     images = (video[:, ::2].reshape(-1, 1, 16, 16, 3) * 255).astype(np.uint8)
     rows = []
@@ -218,10 +218,10 @@ def test_parameters_and_average_are_inflated_after_the_last_image(video):
     """The first step on video finds them inflated; no other step touches them."""
     losses, tx = VisualLossConfig(ema_decay=0.9), optax.sgd(1e-2)
     key, images = jax.random.key(0), video[:, :1]
-    plain = jax.jit(visual_step.train_step(CONFIG, losses, tx))
-    inflating = jax.jit(visual_step.train_step(CONFIG, losses, tx, inflate_at=2))
+    plain = jax.jit(visual_step.make_step(CONFIG, losses, tx))
+    inflating = jax.jit(visual_step.make_step(CONFIG, losses, tx, inflate_at=2))
     state = visual_step.init(key, CONFIG, losses, tx)
-    for is_last in (False, True):
+    for is_last in (False, True, False):
         expected, _ = plain(state, images, key)
         state, _ = inflating(state, images, key)
         trees = [expected.params, expected.extra["ema"]]

@@ -30,7 +30,6 @@ def metadata(**changes):
     return {
         "fingerprints": {"visual": "abc", "audio": "def"},
         "num_codes": {"visual": NUM_VISUAL, "audio": list(AUDIO_LEVELS)},
-        "samples_per_audio_frame": 320,
         "preprocessing": {
             "num_frames": 17,
             "height_px": 16,

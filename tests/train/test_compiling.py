@@ -7,16 +7,16 @@ import pytest
 
 from poet.train import state as train_state
 from poet.train.compiling import BackgroundCompiler, compiled_step, step_compiles
-from poet.train.step import StepParts
+from poet.train.step import TrainStep
 
 
-def first(state, batch, key):
+def gradients(state, batch, key):
     """The batch's mean, with a draw that depends on the step."""
     noise = jax.random.normal(jax.random.fold_in(key, state.step))
     return batch.mean() + noise, {"loss": batch.sum()}
 
 
-def second(state, passed, key):
+def update(state, passed, key):
     del key
     return state.replace(step=state.step + 1, params=state.params + passed), {"moved": passed}
 
@@ -31,12 +31,14 @@ def compiler():
         "short": jax.ShapeDtypeStruct((2,), np.float32),
         "long": jax.ShapeDtypeStruct((3,), np.float32),
     }
-    return BackgroundCompiler(step_compiles(StepParts(first=first, second=second), init, batches))
+    return BackgroundCompiler(
+        step_compiles(TrainStep(gradients=gradients, update=update), init, batches)
+    )
 
 
 def test_compiled_halves_are_the_step(compiler):
     key = jax.random.key(3)
-    whole = StepParts(first=first, second=second)
+    whole = TrainStep(gradients=gradients, update=update)
     expected, state = init(key), init(key)
     for group, size in (("short", 2), ("long", 3), ("short", 2)):
         batch = jnp.arange(size, dtype=jnp.float32)
@@ -48,7 +50,7 @@ def test_compiled_halves_are_the_step(compiler):
     assert int(state.step) == 3
 
 
-def test_the_second_half_is_compiled_once_and_donates_the_state(compiler):
+def test_the_update_is_compiled_once_and_donates_the_state(compiler):
     assert len(compiler._compiles) == 3
     state = init(jax.random.key(0))
     compiled_step(compiler, "short")(state, jnp.ones(2), jax.random.key(0))

@@ -63,7 +63,14 @@ def test_the_first_files_are_enough_if_asked(media, tmp_path):
 
 
 def test_visual_batches_follow_from_seed_and_step():
-    recipe = VisualRecipe(frames_per_batch=20, length_shares=((5, 0.5), (17, 0.5)))
+    recipe = VisualRecipe(
+        height_px=2,
+        width_px=2,
+        frames_per_batch=20,
+        length_shares=((5, 0.5), (17, 0.5)),
+        image_steps=3,
+        images_per_batch=7,
+    )
     clips = np.arange(3 * 17, dtype=np.uint8).reshape(3, 17, 1, 1, 1)
     clips = np.broadcast_to(clips, (3, 17, 2, 2, 3))
     first, again = recipe.batch_at(clips, 7), recipe.batch_at(clips, 7)
@@ -73,7 +80,18 @@ def test_visual_batches_follow_from_seed_and_step():
         groups.add((name, batch.shape[:2]))
         np.testing.assert_array_equal(batch, again(step)[1])
         assert (np.diff(batch[:, :, 0, 0, 0].astype(int), axis=1) == 1).all()
-    assert groups == {("5_frames", (4, 5)), ("17_frames", (1, 17))}
+        assert (name == "images") == (step < 3)
+        # What is compiled ahead must fit what comes.
+        promised = recipe.batches()[name]
+        assert (batch.shape, batch.dtype) == (promised.shape, promised.dtype)
+    assert groups == {("images", (7, 1)), ("5_frames", (4, 5)), ("17_frames", (1, 17))}
+
+
+def test_audio_batches_are_what_is_compiled():
+    recipe = AudioRecipe(crop_samples=640, batch_size=3)
+    group, batch = recipe.batch_at(np.zeros((2, 1000), np.float32), 0)(0)
+    promised = recipe.batches()[group]
+    assert (batch.shape, batch.dtype) == (promised.shape, promised.dtype)
 
 
 def test_frames_and_sounds_are_read(media):

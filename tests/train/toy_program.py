@@ -27,8 +27,10 @@ def make(num_steps, pause_s=0.0, bad_step=None, bad_params=False):
         x = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
         return jnp.mean((x @ params["w"] + params["b"][None] - batch["x"] ** 2) ** 2), {}
 
+    regression = step.make_step(loss_fn, tx)
+
     def train_step(before, batch, key):
-        after, measures = step.train_step(before, batch, key, loss_fn=loss_fn, tx=tx)
+        after, measures = regression(before, batch, key)
         extra = {"seen": before.extra["seen"] + batch["x"].shape[0]}
         if bad_params:  # The loss stays finite, what comes of it does not.
             params = jax.tree.map(lambda x: x / (after.step < 7), after.params)
@@ -43,7 +45,7 @@ def make(num_steps, pause_s=0.0, bad_step=None, bad_params=False):
             x[:] = np.inf
         return ("odd" if rng.integers(2) else "even"), {"x": x}
 
-    compiled = step.compile_step(train_step)
+    compiled = jax.jit(train_step, donate_argnums=0)
     return loop.Program(
         name="toy",
         init=jax.jit(init),
