@@ -10,6 +10,10 @@ from poet.tokens.vocabulary import IdRange, Vocabulary
 from poet.typing import Array, Float, Int
 
 
+# Of the spread of other tables, for the part of a visual row that is not shared.
+_OWN_SHARE = 0.1
+
+
 class SegmentTables(nn.Module):
     """One table [rows, D] for special, visual, each audio level and text.
 
@@ -22,7 +26,8 @@ class SegmentTables(nn.Module):
       row_multiple: 128 x the size of the mesh's tensor axis.
       stddev: Of the initial values.
       visual_bits: Codes of visual tokens have so many bits, and a visual row is its own vector plus
-        or minus one shared vector a bit; 0 shares nothing.
+        or minus one shared vector a bit; 0 shares nothing. Own vectors then start small, so that
+        codes are at first what their bits are.
     """
 
     vocabulary: Vocabulary
@@ -32,10 +37,16 @@ class SegmentTables(nn.Module):
     visual_bits: int = 0
 
     def setup(self) -> None:
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.stddev), ("vocab", "embed"))
+        spread = {segment.name: self.stddev for segment in self.vocabulary.segments}
+        if self.visual_bits:
+            spread["visual"] *= _OWN_SHARE
         tables = {
             segment.name: self.param(
-                segment.name, init, (padded_rows(segment.num_ids, self.row_multiple), self.dim)
+                segment.name,
+                nn.with_logical_partitioning(
+                    nn.initializers.normal(spread[segment.name]), ("vocab", "embed")
+                ),
+                (padded_rows(segment.num_ids, self.row_multiple), self.dim),
             )
             for segment in self.vocabulary.segments
         }
