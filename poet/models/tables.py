@@ -9,7 +9,6 @@ from poet.tokens.sequence import SequencePlan, Slot
 from poet.tokens.vocabulary import IdRange, Vocabulary
 from poet.typing import Array, Float, Int
 
-
 # Of the spread of other tables, for the part of a visual row that is not shared.
 _OWN_SHARE = 0.1
 
