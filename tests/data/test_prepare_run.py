@@ -47,6 +47,7 @@ class Loudness:
 
     num_levels = 2
     codebook_size = 256
+    samples_per_frame = 320
     fingerprint = "loudness-1"
 
     def encode(self, wave):
