@@ -190,7 +190,8 @@ def _curves(out: Path) -> str:
 
 def _stage_table(stages: tuple[Stage, ...], records: dict[str, StageRecord]) -> str:
     rows = "".join(
-        f"<tr><td>{html.escape(stage.title)}<br><code>{html.escape(records[stage.name].command)}</code></td>"
+        f"<tr><td>{html.escape(stage.title)}<br>"
+        f"<code>{html.escape(records[stage.name].command)}</code></td>"
         f"<td>{records[stage.name].seconds:.0f}</td>"
         f"<td>{records[stage.name].peak_bytes / 2**30:.2f}</td></tr>"
         for stage in stages

@@ -33,7 +33,12 @@ class ByteTokenizer:
                 " 64 is usual."
             )
         self.num_slots = num_slots
-        self._has_warned = False
+        self._warn_of_cut = _OneWarning()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Arguments that make the same tokenizer again."""
+        return {"num_slots": self.num_slots}
 
     @property
     def fingerprint(self) -> str:
@@ -44,7 +49,7 @@ class ByteTokenizer:
         data = text.encode("utf-8")
         room = self.num_slots - 1
         if len(data) > room:
-            self._warn(text, f"{len(data)} bytes", room)
+            self._warn_of_cut(text, f"{len(data)} bytes", room)
             # Decoding with "ignore" drops the bytes of a character that was cut in two.
             data = data[:room].decode("utf-8", "ignore").encode("utf-8")
         ids = np.full(self.num_slots, PAD_ID, np.int32)
@@ -59,11 +64,6 @@ class ByteTokenizer:
         ids = ids[: ends[0]] if len(ends) else ids
         local = ids[(ids >= _FIRST_ID) & (ids < self.num_ids)] - _FIRST_ID
         return bytes(local.astype(np.uint8)).decode("utf-8", "replace")
-
-    def _warn(self, text: str, size: str, room: int) -> None:
-        if not self._has_warned:
-            _log_cut(text, size, room)
-            self._has_warned = True
 
     def check_prompt(self, text: str) -> None:
         """Refuses what a person would rather know: an empty prompt, or one that would be cut."""
@@ -95,7 +95,12 @@ class WordTokenizer:
             if value < least:
                 raise ValueError(f"{name}={value} must be at least {least}.")
         self.num_slots, self.num_words = num_slots, num_words
-        self._has_warned = False
+        self._warn_of_cut = _OneWarning()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Arguments that make the same tokenizer again."""
+        return {"num_slots": self.num_slots, "num_words": self.num_words}
 
     @property
     def num_ids(self) -> int:
@@ -110,7 +115,7 @@ class WordTokenizer:
         """Ids of one text; one that is too long is cut after a word, with one warning."""
         words, room = _words(text), self.num_slots - 1
         if len(words) > room:
-            self._warn(text, f"{len(words)} words", room)
+            self._warn_of_cut(text, f"{len(words)} words", room)
             words = words[:room]
         ids = np.full(self.num_slots, PAD_ID, np.int32)
         ids[: len(words)] = [self._id(word) for word in words]
@@ -131,11 +136,6 @@ class WordTokenizer:
         digest = hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest()
         return _FIRST_ID + int.from_bytes(digest, "little") % self.num_words
 
-    def _warn(self, text: str, size: str, room: int) -> None:
-        if not self._has_warned:
-            _log_cut(text, size, room)
-            self._has_warned = True
-
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+|[^\w\s]", text.lower())
@@ -149,14 +149,22 @@ def _refuse_empty(text: str) -> None:
         )
 
 
-def _log_cut(text: str, size: str, room: int) -> None:
-    logging.warning(
-        "A text of %s was cut to the %d that fit (%.40r...). Longer ones will be cut without"
-        " another word.",
-        size,
-        room,
-        text,
-    )
+class _OneWarning:
+    """Says once that a text was cut; a data set of long captions would say it in every batch."""
+
+    def __init__(self):
+        self._is_said = False
+
+    def __call__(self, text: str, size: str, room: int) -> None:
+        if not self._is_said:
+            logging.warning(
+                "A text of %s was cut to the %d that fit (%.40r...). Longer ones will be cut"
+                " without another word.",
+                size,
+                room,
+                text,
+            )
+            self._is_said = True
 
 
 # By the name that checkpoints know them by.

@@ -13,7 +13,7 @@ from poet.data.batches import AgdBatches
 from poet.data.groups import AgdConfig, Curriculum, SequenceSizes
 from poet.data.records import Dataset, open_dataset
 from poet.models.prefix_lm import PrefixLMConfig
-from poet.tokenizers import text
+from poet.tokenizers.text import TOKENIZERS, ByteTokenizer, WordTokenizer
 from poet.tokens.clip import ClipShape, SoundShape
 from poet.tokens.vocabulary import Vocabulary
 from poet.train import checkpoint, loop, partitioning
@@ -53,7 +53,7 @@ class LMRun:
     model: PrefixLMConfig
     loop: loop.LoopConfig
     batch_tokens: int
-    text_tokenizer: text.ByteTokenizer | text.WordTokenizer | None = None
+    text_tokenizer: ByteTokenizer | WordTokenizer | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     evaluation: Evaluation = Evaluation()
@@ -66,7 +66,7 @@ class LMRun:
     def __post_init__(self):
         object.__setattr__(self, "task_modules", tuple(self.task_modules))
         if self.text_tokenizer is None:
-            object.__setattr__(self, "text_tokenizer", text.ByteTokenizer(self.model.text_slots))
+            object.__setattr__(self, "text_tokenizer", ByteTokenizer(self.model.text_slots))
         if self.text_tokenizer.num_slots != self.model.text_slots:
             raise ValueError(
                 f"The model has text_slots={self.model.text_slots}, the text tokenizer"
@@ -112,7 +112,7 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
     return loop.run(program, run.loop, meta)
 
 
-def sizes_of(dataset: Dataset, text_tokenizer: Any) -> SequenceSizes:
+def sizes_of(dataset: Dataset, text_tokenizer: ByteTokenizer | WordTokenizer) -> SequenceSizes:
     """Returns clip, sound and id table of a prepared dataset, with the text tokenizer's ids.
 
     Raises:
@@ -166,15 +166,21 @@ def model_from_meta(meta: Mapping[str, Any]) -> PrefixLMConfig:
     return from_json(PrefixLMConfig, meta["model"])
 
 
-def text_tokenizer_from_meta(meta: Mapping[str, Any]) -> Any:
+def text_tokenizer_from_meta(meta: Mapping[str, Any]) -> ByteTokenizer | WordTokenizer:
     """Returns the text tokenizer that a checkpoint's model was trained with.
 
     Raises:
       ValueError: when this Poet would read text differently.
     """
     facts = meta["text_tokenizer"]
-    sizes = {name: facts[name] for name in ("num_slots", "num_words") if name in facts}
-    tokenizer = text.TOKENIZERS[facts["name"]](**sizes)
+    if facts["name"] not in TOKENIZERS:
+        raise ValueError(
+            f"The checkpoint was trained with the text tokenizer {facts['name']!r}, this Poet has"
+            f" {', '.join(TOKENIZERS)}; use the version of Poet that trained it"
+            f" ({meta.get('poet_version')})."
+        )
+    sizes = {name: size for name, size in facts.items() if name not in ("name", "fingerprint")}
+    tokenizer = TOKENIZERS[facts["name"]](**sizes)
     if tokenizer.fingerprint != facts["fingerprint"]:
         raise ValueError(
             f"The checkpoint was trained with the text tokenizer {facts['fingerprint'][:12]}, this"
@@ -182,10 +188,6 @@ def text_tokenizer_from_meta(meta: Mapping[str, Any]) -> Any:
             f" ({meta.get('poet_version')})."
         )
     return tokenizer
-
-
-def _num_words(tokenizer: Any) -> dict[str, int]:
-    return {"num_words": tokenizer.num_words} if isinstance(tokenizer, text.WordTokenizer) else {}
 
 
 def check_limits(config: PrefixLMConfig, sizes: SequenceSizes) -> None:
@@ -278,10 +280,9 @@ def _facts(
         "tokenizers": dict(dataset.fingerprints),
         "text_tokenizer": {
             "name": type(run.text_tokenizer).__name__,
-            "num_slots": run.text_tokenizer.num_slots,
             "fingerprint": run.text_tokenizer.fingerprint,
-        }
-        | _num_words(run.text_tokenizer),
+            **run.text_tokenizer.sizes,
+        },
         "clip": to_json(sizes.clip),
         "sound": to_json(sizes.sound),
         "text_slots": sizes.text_slots,

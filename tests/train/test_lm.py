@@ -16,7 +16,7 @@ from poet.data.records import open_dataset
 from poet.main import train as train_command
 from poet.models.prefix_lm import PrefixLMConfig
 from poet.models.text_encoder import TextEncoderConfig
-from poet.tokenizers.text import ByteTokenizer
+from poet.tokenizers.text import ByteTokenizer, WordTokenizer
 from poet.train import checkpoint, lm, loop, metrics
 from poet.train.lm_program import Evaluation
 from poet.train.optimizer import OptimizerConfig
@@ -63,6 +63,18 @@ def test_the_hop_is_that_of_the_audio_tokenizer(tmp_path, write_small, facts, nu
     dataset = open_dataset(write_small(tmp_path / "dataset", **facts))
     sizes = lm.sizes_of(dataset, ByteTokenizer(16))
     assert sizes.sound.num_audio_frames == num_audio_frames
+
+
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(9), WordTokenizer(9, 20)])
+def test_the_text_tokenizer_comes_back_from_what_a_checkpoint_says(tokenizer):
+    name = type(tokenizer).__name__
+    facts = {"name": name, "fingerprint": tokenizer.fingerprint, **tokenizer.sizes}
+    again = lm.text_tokenizer_from_meta({"text_tokenizer": facts})
+    assert type(again) is type(tokenizer) and again.fingerprint == tokenizer.fingerprint
+    with pytest.raises(ValueError, match="text tokenizer 'T5', this Poet has ByteTokenizer, Word"):
+        lm.text_tokenizer_from_meta({"text_tokenizer": facts | {"name": "T5"}})
+    with pytest.raises(ValueError, match="use the version of Poet that trained it"):
+        lm.text_tokenizer_from_meta({"text_tokenizer": facts | {"num_slots": 10}})
 
 
 def command(folder, dataset, *more):
