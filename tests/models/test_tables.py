@@ -70,3 +70,12 @@ def test_other_numbers_of_codes_are_refused():
     config = dataclasses.replace(tiny_lm.CONFIG, share_visual_bits=True)
     with pytest.raises(ValueError, match="needs a power of two of visual codes, got 12"):
         _ = config.visual_bits
+
+
+def test_own_vectors_start_small_beside_shared_ones(key):
+    """So codes start as what their bits are; without shared bits all tables start alike."""
+    for bits, share in ((3, 0.1), (0, 1.0)):
+        module = tables.SegmentTables(VOCABULARY, 512, 1, stddev=0.5, visual_bits=bits)
+        params = meta.unbox(module.init(key))["params"]
+        assert float(params["visual"].std()) == pytest.approx(0.5 * share, rel=0.1)
+        assert float(params["text"].std()) == pytest.approx(0.5, rel=0.1)
