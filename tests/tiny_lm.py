@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from flax.core import meta
 
-from poet.models.prefix_lm import PrefixLM, PrefixLMConfig
+from poet.models.config import PrefixLMConfig
+from poet.models.prefix_lm import PrefixLM
 from poet.models.text_encoder import TextEncoderConfig
 from poet.tokens import sequence, tasks
 from poet.tokens.clip import ClipShape, SoundShape

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from poet.layers.attention import cached_attention, prefix_attention
+from poet.layers.dropout import ChannelDropout
 from poet.layers.linear import Linear
 from poet.layers.mlp import GatedMLP
 from poet.layers.norm import RMSNorm
@@ -33,6 +34,8 @@ class BlockConfig:
       head_dim: H.
       mlp_dim: Hidden width of the gated MLP.
       residual_scale: Variance of what each half adds to the residual stream at initialisation.
+      dropout_rate: Share of channels, drawn for each example, in which a half adds nothing to the
+        residual stream. Only where apply gets a "dropout" key, as training does.
       dtype: Type of the products.
     """
 
@@ -42,6 +45,7 @@ class BlockConfig:
     head_dim: int
     mlp_dim: int
     residual_scale: float = 1.0
+    dropout_rate: float = 0.0
     dtype: DTypeLike = jnp.float32
 
 
@@ -71,6 +75,7 @@ class Block(nn.Module):
         )
         self.mlp_norm = RMSNorm(dtype=dtype)
         self.mlp = GatedMLP(config.mlp_dim, out_scale=config.residual_scale, dtype=dtype)
+        self.dropout = ChannelDropout(config.dropout_rate)
 
     def __call__(
         self, x: Float[Array, "B L D"], rotation: Any, prefix_length: int
@@ -119,8 +124,8 @@ class Block(nn.Module):
         return q, k, self.value(y)
 
     def _finish(self, x: Array, attended: Array) -> Array:
-        x = x + self.out(attended).astype(x.dtype)
-        return x + self.mlp(self.mlp_norm(x)).astype(x.dtype)
+        x = x + self.dropout(self.out(attended)).astype(x.dtype)
+        return x + self.dropout(self.mlp(self.mlp_norm(x))).astype(x.dtype)
 
 
 def _write(cache: Array, row: Array, position: Any) -> Array:

@@ -21,7 +21,8 @@ import numpy as np
 from poet.layers.norm import RMSNorm
 from poet.layers.position import rotation_table
 from poet.models.block import Block
-from poet.models.prefix_lm import PrefixLM, PrefixLMConfig
+from poet.models.config import PrefixLMConfig
+from poet.models.prefix_lm import PrefixLM
 from poet.models.tables import SegmentTables, segment_rows
 from poet.sample import choose as choosing
 from poet.sample.requests import SamplingMode, SamplingRequest

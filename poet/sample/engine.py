@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from poet.models.prefix_lm import PrefixLMConfig
+from poet.models.config import PrefixLMConfig
 from poet.sample import decode
 from poet.sample.requests import SamplingRequest
 from poet.tokens import sequence

@@ -12,7 +12,7 @@ from poet.data import registry
 from poet.data.batches import AgdBatches
 from poet.data.groups import AgdConfig, Curriculum, SequenceSizes
 from poet.data.records import Dataset, open_dataset
-from poet.models.prefix_lm import PrefixLMConfig
+from poet.models.config import PrefixLMConfig
 from poet.tokenizers.text import TOKENIZERS, ByteTokenizer, WordTokenizer
 from poet.tokens.clip import ClipShape, SoundShape
 from poet.tokens.vocabulary import Vocabulary

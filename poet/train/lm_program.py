@@ -13,7 +13,8 @@ from flax.core import meta
 from jax.sharding import Mesh
 
 from poet.data.batches import AgdBatches
-from poet.models.prefix_lm import PrefixLM, PrefixLMConfig
+from poet.models.config import PrefixLMConfig
+from poet.models.prefix_lm import PrefixLM
 from poet.tokens.sequence import SequencePlan
 from poet.train import partitioning
 from poet.train import state as train_state
@@ -83,10 +84,10 @@ class LMPrograms:
             return run_once(make, key, out_shardings=self._shardings)
 
     def loss(self, plan: SequencePlan, params: Any, batch: Batch, key: Any) -> Any:
-        """(mean nats per weighted token, measures) of a batch; the model draws nothing."""
-        del key
+        """(mean nats per weighted token, measures) of a batch; without a key nothing is dropped."""
+        rngs = None if key is None else {"dropout": key}
         with nn.logical_axis_rules(partitioning.RULES):
-            return self._model.apply({"params": params}, plan, batch, method="loss")
+            return self._model.apply({"params": params}, plan, batch, method="loss", rngs=rngs)
 
     def compile_gradients(self, group: str) -> Any:
         """The compiled (state, batch, key) -> (gradients, measures) of a group."""

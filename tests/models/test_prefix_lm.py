@@ -9,7 +9,8 @@ import pytest
 import tiny_lm
 from flax.core import meta
 
-from poet.models.prefix_lm import PrefixLM, PrefixLMConfig
+from poet.models.config import PrefixLMConfig
+from poet.models.prefix_lm import PrefixLM
 from poet.models.text_encoder import TextEncoderConfig
 from poet.tokens import sequence, tasks
 from poet.tokens.vocabulary import Vocabulary
@@ -132,6 +133,21 @@ def test_dropped_text_is_the_row_of_no_text_at_all():
     assert np.abs(dropped[0] - full[0]).max() > 1e-4
 
 
+def test_channels_are_dropped_only_with_a_key():
+    """Training draws; evaluation and sampling, which have no key, see the whole model."""
+    plan, batch = tiny_lm.plan_of("text_to_video"), tiny_lm.batch_of("text_to_video")
+    config = dataclasses.replace(tiny_lm.CONFIG, dropout_rate=0.2)
+    params = {"params": tiny_lm.lively_params()}
+
+    def nats(key=None):
+        rngs = None if key is None else {"dropout": jax.random.key(key)}
+        return float(PrefixLM(config).apply(params, plan, batch, method="loss", rngs=rngs)[0])
+
+    assert nats() == pytest.approx(float(loss(plan, batch)[0]), rel=1e-6)
+    assert nats(0) == nats(0)
+    assert len({nats(), nats(0), nats(1)}) == 3
+
+
 def test_slots_after_the_text_hold_one_vector():
     def vectors(text_ids):
         model = PrefixLM(tiny_lm.CONFIG)
@@ -236,6 +252,7 @@ SMALL_TEXT = TextEncoderConfig(num_ids=100)
     [
         ({"remat_policy": "some"}, "remat_policy='some' is unknown; choose one of none, full"),
         ({"num_layers": 0}, "num_layers=0 must be at least 1"),
+        ({"dropout_rate": 1.0}, r"dropout_rate=1.0 must be in \[0, 1\)"),
         ({"head_dim": 5}, "head_dim=5 must be even"),
         ({"num_kv_heads": 3}, "num_kv_heads=3 must divide num_heads=16"),
         ({"text": SMALL_TEXT}, "The text encoder has 100 rows, the text tokenizer 32128 ids"),

@@ -14,7 +14,7 @@ import pytest
 from poet.data import registry
 from poet.data.records import open_dataset
 from poet.main import train as train_command
-from poet.models.prefix_lm import PrefixLMConfig
+from poet.models.config import PrefixLMConfig
 from poet.models.text_encoder import TextEncoderConfig
 from poet.tokenizers.text import ByteTokenizer, WordTokenizer
 from poet.train import checkpoint, lm, loop, metrics

@@ -5,7 +5,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from poet.models.prefix_lm import PrefixLMConfig
+from poet.models.config import PrefixLMConfig
 from poet.models.text_encoder import TextEncoderConfig
 from poet.tokens import tasks
 from poet.tokens.clip import SoundShape
