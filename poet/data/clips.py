@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from poet.media import images, sound, video
+from poet.media import images, opening, sound, video
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow
 from poet.typing import Float, UInt8
@@ -105,6 +105,7 @@ def cut_clips(
             yield _image(row, pixels, "image file")
         return
     clip_start_s = row.start_s + first * rules.stride / rules.frames_per_second
+    presentation = opening.presentation(row.path, rules.video_stream)
     frames = video.stream_frames(
         row.path,
         rules.frames_per_second,
@@ -112,10 +113,11 @@ def cut_clips(
         rules.width_px,
         start_s=clip_start_s,
         video_stream=rules.video_stream,
+        presentation=presentation,
     )
     left = _num_frames_left(row, rules, clip_start_s)
     held, number, num_to_skip = [], first, 0
-    with contextlib.closing(frames), _Sound(row, rules, clip_start_s) as track:
+    with contextlib.closing(frames), _Sound(row, rules, clip_start_s, presentation) as track:
         for frame in itertools.islice(frames, left):
             if num_to_skip:
                 num_to_skip -= 1
@@ -163,11 +165,11 @@ def _clip(row: ManifestRow, rules: ClipRules, number: int, held: list, track) ->
 class _Sound:
     """The sound of one row, clip by clip; a file without a usable track has none."""
 
-    def __init__(self, row: ManifestRow, rules: ClipRules, start_s: float):
+    def __init__(self, row: ManifestRow, rules: ClipRules, start_s: float, presentation):
         self._rules, self._reader, self._problem = rules, None, "no audio stream"
-        if sound.has_sound(row.path):
+        if presentation.has_sound:
             self._reader = sound.SoundReader(
-                row.path, rules.sample_rate_hz, start_s=start_s, video_stream=rules.video_stream
+                row.path, rules.sample_rate_hz, start_s=start_s, presentation=presentation
             )
 
     def __enter__(self):

@@ -109,7 +109,7 @@ def _asking_stages(size: DemoSize, out: Path, seed: int) -> tuple[Stage, ...]:
             size.num_prompts,
             (
                 "--then=video_to_audio",
-                "--then_temperature=0.9",
+                "--then_temperature=0.7",
                 "--temperature=0.2",
                 "--guidance=1.3",
             ),

@@ -115,7 +115,8 @@ def seek(container, stream, time: Fraction) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Presentation:
-    """Where a file begins on its own timeline, and the width of its pixels over their height.
+    """Where a file begins on its own timeline, the width of its pixels over their height, and
+    whether it has an audio stream.
 
     `start` is the time of the first presented frame (without video: of the first sound), in s. It
     is the zero of every `start_s` in this room, so that picture and sound share one clock.
@@ -123,15 +124,18 @@ class Presentation:
 
     start: Fraction
     pixel_aspect: Fraction = Fraction(1)
+    has_sound: bool = False
 
 
 def presentation(path: str | os.PathLike, video_stream: int | None = None) -> Presentation:
     """Returns the presentation of a file; decodes one frame."""
     with open_media(path) as container:
-        stream = choose_stream(container, "video", video_stream)
-        stream = stream or choose_stream(container, "audio")
+        audio = choose_stream(container, "audio")
+        stream = choose_stream(container, "video", video_stream) or audio
         if stream is None:
             raise MediaError(f"{path} has neither video nor sound; leave it out.")
         start = frame_time(next(decode(container, stream)))
         aspect = stream.sample_aspect_ratio if stream.type == "video" else None
-        return Presentation(start=start, pixel_aspect=aspect or Fraction(1))
+        return Presentation(
+            start=start, pixel_aspect=aspect or Fraction(1), has_sound=audio is not None
+        )

@@ -86,6 +86,7 @@ class SoundReader:
     """Cuts windows out of a file's sound in one pass; memory holds one window. Use it in a `with`.
 
     Windows must be asked for by rising start. A file without an audio stream is a MediaError.
+    `presentation` is as for `video.stream_frames`.
     """
 
     def __init__(
@@ -95,9 +96,9 @@ class SoundReader:
         *,
         start_s: float = 0.0,
         video_stream: int | None = None,
+        presentation: opening.Presentation | None = None,
     ):
-        self._path, self._sample_rate_hz = path, sample_rate_hz
-        self._chunks = _stream_chunks(path, sample_rate_hz, start_s, video_stream)
+        self._chunks = _stream_chunks(path, sample_rate_hz, start_s, video_stream, presentation)
         self._held: list[tuple[int, np.ndarray]] = []
         # Samples before this index have been decoded.
         self.end = 0
@@ -138,9 +139,11 @@ class SoundReader:
                 self._held.append((at, chunk))
 
 
-def _stream_chunks(path, sample_rate_hz, start_s, video_stream) -> Iterator[tuple[int, np.ndarray]]:
+def _stream_chunks(
+    path, sample_rate_hz, start_s, video_stream, presentation
+) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (index of the first sample, samples); indices count from the first frame."""
-    origin = opening.presentation(path, video_stream).start
+    origin = (presentation or opening.presentation(path, video_stream)).start
     with opening.open_media(path) as container:
         stream = opening.choose_stream(container, "audio")
         if stream is None:

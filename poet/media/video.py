@@ -147,12 +147,16 @@ def stream_frames(
     *,
     start_s: float = 0.0,
     video_stream: int | None = None,
+    presentation: opening.Presentation | None = None,
 ) -> Iterator[UInt8[np.ndarray, "Y X 3"]]:
-    """Yields the frames of `read_video` one by one; memory does not grow with the file."""
+    """Yields the frames of `read_video` one by one; memory does not grow with the file.
+
+    Who has the file's `opening.presentation` already passes it, and saves opening the file.
+    """
     _check_request(frames_per_second, height_px, width_px, start_s)
     step = 1 / Fraction(frames_per_second).limit_denominator(1001)
     start = Fraction(start_s).limit_denominator(10**6)
-    presentation = opening.presentation(path, video_stream)
+    presentation = presentation or opening.presentation(path, video_stream)
     shaper, held = _Shaper(path, height_px, width_px, presentation.pixel_aspect), None
     due = presentation.start + start
     for frame in _frames_from(path, due, presentation.start, video_stream):
