@@ -177,6 +177,22 @@ def test_four_devices_go_on_where_one_stopped(one_device, small_dataset, tmp_pat
     )
 
 
+def test_a_restart_keeps_muon_and_dropout(small_dataset, tmp_path):
+    """Momentum comes back from the checkpoint, and a step draws the same channels again."""
+    run = make_run(
+        tmp_path,
+        small_dataset,
+        model=dataclasses.replace(TINY, dropout_rate=0.1),
+        optimizer=OptimizerConfig(name="muon", warmup_steps=0, learning_rate=1e-2),
+    )
+    want = lm.train(run)
+    before = losses(tmp_path)
+    shutil.rmtree(tmp_path / checkpoint.FOLDER / "6")
+    got = lm.train(run)
+    assert losses(tmp_path) == before
+    jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
+
+
 def test_the_loss_falls(one_device):
     got = losses(one_device[1])
     assert len(got) == 6 and got[-1] < got[0]
