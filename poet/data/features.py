@@ -28,6 +28,15 @@ def tfds_features(num_levels: int):
     return tfds.features.FeaturesDict(features)
 
 
+def import_protos():
+    """Imports what `encode_record` and `decode_record` need.
+
+    To be called before threads start: importing TFDS swaps the builtin `import` for a lazy one,
+    for all threads, and a program that another thread is tracing meanwhile fails.
+    """
+    from tensorflow_datasets.proto import tf_example_pb2  # noqa: F401
+
+
 def check_record(record: dict) -> dict:
     """The record with every field in its type, or a ValueError naming the clip and the field."""
     name = record.get("clip_id", "?")

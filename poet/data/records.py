@@ -56,6 +56,7 @@ def open_dataset(directory) -> "Dataset":
         )
     dataset = Dataset(directory=directory, summary=summary)
     dataset.check_files()
+    features.import_protos()
     return dataset
 
 

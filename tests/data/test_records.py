@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -46,6 +48,18 @@ def test_reads_without_the_cache(monkeypatch, dataset_dir, make_records):
     dataset = records.open_dataset(dataset_dir)
     for index, want in enumerate(make_records(0, 43)):
         np.testing.assert_array_equal(dataset.read("train", index)["visual"], want["visual"])
+
+
+def test_reading_a_record_imports_no_tfds(dataset_dir):
+    """Records are read in threads; TFDS, while it is imported, breaks imports of other threads."""
+    program = (
+        "import sys; from poet.data import records;"
+        f"dataset = records.open_dataset({str(dataset_dir)!r});"
+        "before = set(sys.modules); dataset.read('train', 0);"
+        "print(sorted(name for name in set(sys.modules) - before if 'tensorflow' in name))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_shards_of_a_remote_dataset_are_copied_once(monkeypatch, dataset_dir, tmp_path):
