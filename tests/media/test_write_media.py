@@ -116,7 +116,9 @@ def test_refusals(tmp_path, moving_box, noise):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("amplitude, least_snr_db", [(0.1, 55), (0.3, 55), (0.42, 55), (0.45, 30), (0.9, 30)])
+@pytest.mark.parametrize(
+    "amplitude, least_snr_db", [(0.1, 55), (0.3, 55), (0.42, 55), (0.45, 30), (0.9, 30)]
+)
 def test_quiet_and_loud_tones_keep_their_loudness(tmp_path, moving_box, amplitude, least_snr_db):
     tone = (amplitude * np.sin(2 * np.pi * 440 * np.arange(34_000) / 16_000)).astype(np.float32)
     write_video(tmp_path / "tone.mp4", moving_box, 8, tone)
