@@ -4,7 +4,7 @@ from poet.demo.stages import DemoSize
 
 QUICK = DemoSize(
     name="quick",
-    num_train=2500,
+    num_train=2900,
     num_validation=48,
     num_held_out=96,
     num_prompts=48,
