@@ -86,7 +86,7 @@ class SoundReader:
     """Cuts windows out of a file's sound in one pass; memory holds one window. Use it in a `with`.
 
     Windows must be asked for by rising start. A file without an audio stream is a MediaError.
-    `presentation` is as for `video.stream_frames`.
+    `presentation`, if given, says instead of `video_stream` where time zero is.
     """
 
     def __init__(

@@ -151,7 +151,8 @@ def stream_frames(
 ) -> Iterator[UInt8[np.ndarray, "Y X 3"]]:
     """Yields the frames of `read_video` one by one; memory does not grow with the file.
 
-    Who has the file's `opening.presentation` already passes it, and saves opening the file.
+    Who has `opening.presentation` of the file and this `video_stream` already passes it, and saves
+    opening the file.
     """
     _check_request(frames_per_second, height_px, width_px, start_s)
     step = 1 / Fraction(frames_per_second).limit_denominator(1001)

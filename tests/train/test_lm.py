@@ -177,7 +177,7 @@ def test_four_devices_go_on_where_one_stopped(one_device, small_dataset, tmp_pat
     )
 
 
-def test_a_restart_keeps_muon_and_dropout(small_dataset, tmp_path):
+def test_a_restart_keeps_muon_and_dropout(one_device, small_dataset, tmp_path):
     """Momentum comes back from the checkpoint, and a step draws the same channels again."""
     run = make_run(
         tmp_path,
@@ -187,6 +187,8 @@ def test_a_restart_keeps_muon_and_dropout(small_dataset, tmp_path):
     )
     want = lm.train(run)
     before = losses(tmp_path)
+    # The same start and batch, but channels are missing.
+    assert abs(before[0] - losses(one_device[1])[0]) > 1e-4
     shutil.rmtree(tmp_path / checkpoint.FOLDER / "6")
     got = lm.train(run)
     assert losses(tmp_path) == before
