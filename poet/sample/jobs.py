@@ -56,7 +56,8 @@ class Job:
         rare and could come at one of several moments, such as a click, is never the likeliest
         token: a low temperature leaves it out.
       out: Folder for the files.
-      batch_size: Requests decoded together; the last batch is padded to it.
+      batch_size: At most so many requests are decoded together; batches are of one size, the last
+        one padded to it.
     """
 
     task: str
@@ -93,7 +94,8 @@ def run(
     """
     check(engine, job, asks)
     job.out.mkdir(parents=True, exist_ok=True)
-    size = min(job.batch_size, len(asks))
+    # The same number of calls with the fewest rows to fill up: 48 requests are 2 x 24, not 32 + 16.
+    size = -(-len(asks) // -(-len(asks) // job.batch_size))
     for first in range(0, len(asks), size):
         batch = list(asks[first : first + size])
         if not all(_is_answered(engine, job, ask) for ask in batch):
@@ -148,9 +150,12 @@ def _answer(engine: Engine, job: Job, batch: list[Ask], size: int) -> None:
         prompts = [ask.prompt for ask in padded]
         made = engine.generate(name, fields | {"prompts": prompts}, numbers, sampling, place)
         fields = fields | made
+    # Decoded together: tokenizers work in batches of one compiled size, and pad a lone clip.
+    frames = engine.decode_video(fields["visual"][: len(batch)])
+    sounds = engine.decode_sound(fields["audio"][: len(batch)]) if "audio" in fields else None
     for i, ask in enumerate(batch):
-        one = {field: codes[i] for field, codes in fields.items()}
-        _write_answer(engine, job, ask, one)
+        codes = {field: values[i] for field, values in fields.items()}
+        _write_answer(engine, job, ask, codes, frames[i], None if sounds is None else sounds[i])
 
 
 def _read_given(engine: Engine, job: Job, batch: list[Ask]) -> np.ndarray | None:
@@ -187,13 +192,17 @@ def _read_frames(ask: Ask, clip: Any, num_frames: int) -> np.ndarray:
     return frames
 
 
-def _write_answer(engine: Engine, job: Job, ask: Ask, codes: Mapping[str, np.ndarray]) -> None:
+def _write_answer(
+    engine: Engine,
+    job: Job,
+    ask: Ask,
+    codes: Mapping[str, np.ndarray],
+    frames: np.ndarray,
+    sound: np.ndarray | None,
+) -> None:
     """Writes the media file, then the row that marks the request as answered."""
     from poet.media import images, write
 
-    visual, audio = codes.get("visual"), codes.get("audio")
-    frames = engine.decode_video(visual[None])[0]
-    sound = None if audio is None else engine.decode_sound(audio[None])[0]
     scale = max(1, -(-_SHOWN_PX // min(frames.shape[1:3])))
     if len(frames) == 1 and sound is None:
         file = f"{ask.name}.png"
