@@ -32,6 +32,9 @@ from jax import lax
 
 from poet.typing import Array, Float
 
+# Flax collection with the last frames that each layer has seen, when a clip comes in chunks.
+STREAM = "stream"
+
 
 def causal_conv3d(
     x: Float[Array, "B T Y X C"],
@@ -48,20 +51,20 @@ def causal_conv3d(
     Args:
       strides: In time, rows, columns. T frames give 1 + (T - 1) // strides[0], Y rows give
         Y // strides[1] when the stride divides them and the kernel is not smaller than it.
-      past: The frames before the first one, exactly Kt - 1 of them (a streamed clip); None repeats
-        the first frame.
+      past: What `frames_to_keep` gave for the chunk before, when a clip comes in chunks; None
+        repeats the first frame.
     """
-    _check(x, kernel, past)
+    _check(x, kernel, past, strides)
     if x.shape[1] == 1 and past is None:
         kernel = kernel.sum(0, keepdims=True)
-    strides = (1 if x.shape[1] == 1 else strides[0], *strides[1:])
+        strides = (1, *strides[1:])
     out = _strided(_padded(x, kernel.shape[:3], past), kernel, tuple(strides))
     return out if bias is None else out + bias.reshape(1, 1, 1, 1, -1)
 
 
 def causal_conv3d_reference(x, kernel, bias=None, *, strides=(1, 1, 1), past=None):
     """`causal_conv3d` as one native XLA convolution: what the fast form must agree with."""
-    _check(x, kernel, past)
+    _check(x, kernel, past, strides)
     out = lax.conv_general_dilated(
         _padded(x, kernel.shape[:3], past),
         kernel,
@@ -72,8 +75,25 @@ def causal_conv3d_reference(x, kernel, bias=None, *, strides=(1, 1, 1), past=Non
     return out if bias is None else out + bias.reshape(1, 1, 1, 1, -1)
 
 
+def frames_to_keep(
+    x: Float[Array, "B T Y X C"], past: Float[Array, "B _ Y X C"] | None, count: int
+) -> Float[Array, "B _ Y X C"]:
+    """The `past` of the next chunk: the last `count` frames so far, Kt minus the time stride.
+
+    The first chunk has 1 + k * stride frames and the others k * stride, so that the next window
+    starts just there.
+    """
+    if past is None:
+        past = jnp.repeat(x[:, :1], count, axis=1)
+    frames = jnp.concatenate([past.astype(x.dtype), x], axis=1)
+    return frames[:, frames.shape[1] - count :]
+
+
 class CausalConv3d(nn.Module):
     """`causal_conv3d` with its own kernel and, if asked for, bias.
+
+    Applied with the collection ``STREAM`` mutable, it takes the frames before x from there, none
+    in the first chunk, and leaves there what the next chunk needs.
 
     Attributes:
       num_channels: O.
@@ -92,7 +112,11 @@ class CausalConv3d(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.num_channels,))
-        return causal_conv3d(x, kernel, bias, strides=self.strides)
+        past, count = None, self.kernel_size[0] - self.strides[0]
+        if count > 0 and self.is_mutable_collection(STREAM) and not self.is_initializing():
+            past = self.get_variable(STREAM, "past")
+            self.put_variable(STREAM, "past", frames_to_keep(x, past, count))
+        return causal_conv3d(x, kernel, bias, strides=self.strides, past=past)
 
 
 def _padded(x, kernel_size, past):
@@ -154,14 +178,15 @@ def _conv2d(x, kernel):
     return out.reshape(*x.shape[:2], *out.shape[1:])
 
 
-def _check(x, kernel, past):
+def _check(x, kernel, past, strides):
     if x.shape[-1] != kernel.shape[-2]:
         raise ValueError(
             f"x has {x.shape[-1]} channels but the kernel reads {kernel.shape[-2]};"
             " give the kernel of this layer."
         )
-    if past is not None and past.shape[1] != kernel.shape[0] - 1:
+    if past is not None and past.shape[1] != kernel.shape[0] - strides[0]:
         raise ValueError(
             f"past has {past.shape[1]} frames but a kernel of {kernel.shape[0]} time taps needs"
-            f" {kernel.shape[0] - 1}; give the last frames of the chunk before."
+            f" {kernel.shape[0] - strides[0]} at a time stride of {strides[0]}; give what"
+            " frames_to_keep gave for the chunk before."
         )

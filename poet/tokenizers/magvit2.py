@@ -80,15 +80,23 @@ class MagvitConfig:
         return 2**self.num_bits
 
 
-def check_video_shape(shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless [B, T, Y, X, 3] can be encoded: T = 1 + 4k, Y and X = 8k."""
+def check_video_shape(shape: tuple[int, ...], is_start: bool = True) -> None:
+    """Raises ValueError unless [B, T, Y, X, 3] can be encoded: T = 1 + 4k, Y and X = 8k.
+
+    Chunks after a clip's start have T = 4k.
+    """
     if len(shape) != 5 or shape[-1] != 3 or 0 in shape:
         raise ValueError(
             f"Expected video of shape [batch, frames, rows, columns, 3], got {tuple(shape)};"
             " give one clip as video[None], an image as image[None, None]."
         )
     num_frames, step = shape[1], FRAMES_PER_TOKEN
-    if (num_frames - 1) % step:
+    if not is_start and num_frames % step:
+        raise ValueError(
+            f"Expected a multiple of {step} frames in a chunk after the first, got {num_frames};"
+            f" give {num_frames - num_frames % step or step} and keep the rest for the next chunk."
+        )
+    if is_start and (num_frames - 1) % step:
         low = num_frames - (num_frames - 1) % step
         raise ValueError(
             f"Expected 1 + a multiple of {step} frames, got {num_frames}; the nearest lengths are"
@@ -104,7 +112,13 @@ def check_video_shape(shape: tuple[int, ...]) -> None:
 
 
 class Magvit2(nn.Module):
-    """Encoder, sign quantizer, decoder. Methods are pure and take pixels in [0, 1]."""
+    """Encoder, sign quantizer, decoder. Methods are pure and take pixels in [0, 1].
+
+    A clip may come in chunks: apply with the collection `conv.STREAM` mutable and `is_start` true
+    for the first chunk, 1 + 4k frames or any number of latents, and false for those that follow,
+    4k frames or any number of latents. The pieces are those of the whole clip, because every layer
+    is causal and every norm is of a single frame.
+    """
 
     config: MagvitConfig
 
@@ -125,21 +139,27 @@ class Magvit2(nn.Module):
             return self.decode_latents(lfq.straight_through(latents)), latents
         return self.decode_latents(lfq.hardening(latents, hardness)), latents
 
-    def encode_to_latents(self, video: Float[Array, "B T Y X 3"]) -> Float[Array, "B t h w D"]:
-        check_video_shape(video.shape)
+    def encode_to_latents(
+        self, video: Float[Array, "B T Y X 3"], is_start: bool = True
+    ) -> Float[Array, "B t h w D"]:
+        check_video_shape(video.shape, is_start)
         return self.encoder(video)
 
-    def encode(self, video: Float[Array, "B T Y X 3"]) -> Int[Array, "B t h w"]:
+    def encode(
+        self, video: Float[Array, "B T Y X 3"], is_start: bool = True
+    ) -> Int[Array, "B t h w"]:
         """Codes in [0, 2^D)."""
-        return lfq.to_ids(self.encode_to_latents(video))
+        return lfq.to_ids(self.encode_to_latents(video, is_start))
 
-    def decode_latents(self, quantized: Float[Array, "B t h w D"]) -> Float[Array, "B T Y X 3"]:
+    def decode_latents(
+        self, quantized: Float[Array, "B t h w D"], is_start: bool = True
+    ) -> Float[Array, "B T Y X 3"]:
         """Pixels of latents of -1 and +1. Not clipped."""
-        return self.decoder(quantized)
+        return self.decoder(quantized, is_start)
 
-    def decode(self, codes: Int[Array, "B t h w"]) -> Float[Array, "B T Y X 3"]:
-        """Pixels of codes. Not clipped."""
-        return self.decode_latents(lfq.from_ids(codes, self.config.num_bits))
+    def decode(self, codes: Int[Array, "B t h w"], is_start: bool = True) -> Array:
+        """Pixels [B, T, Y, X, 3] of codes. Not clipped."""
+        return self.decode_latents(lfq.from_ids(codes, self.config.num_bits), is_start)
 
 
 class Encoder(nn.Module):
@@ -168,19 +188,23 @@ class Decoder(nn.Module):
     config: MagvitConfig
 
     @nn.compact
-    def __call__(self, quantized: Float[Array, "B t h w D"]) -> Float[Array, "B T Y X 3"]:
+    def __call__(
+        self, quantized: Float[Array, "B t h w D"], is_start: bool = True
+    ) -> Float[Array, "B T Y X 3"]:
         config = self.config
         channels = config.channels[::-1]
         x = CausalConv3d(channels[0], name="conv_in")(quantized)
         x = ResidualStage(config, channels[0], name="bottleneck")(x)
         stretch = (1, 1, 1)
-        x = AdaptiveGroupNorm(config.norm_groups, name="condition_0")(x, quantized, stretch)
+        x = AdaptiveGroupNorm(config.norm_groups, name="condition_0")(
+            x, quantized, stretch, is_start
+        )
         x = ResidualStage(config, channels[0], name="stage_0")(x)
         for stage, strides in enumerate(DOWN_STRIDES[::-1], start=1):
-            x = Upsample(strides, name=f"up_{stage}")(x)
+            x = Upsample(strides, name=f"up_{stage}")(x, is_start)
             stretch = tuple(a * b for a, b in zip(stretch, strides, strict=True))
             norm = AdaptiveGroupNorm(config.norm_groups, name=f"condition_{stage}")
-            x = norm(x, quantized, stretch)
+            x = norm(x, quantized, stretch, is_start)
             x = ResidualStage(config, channels[stage], name=f"stage_{stage}")(x)
         x = nn.swish(FrameGroupNorm(config.norm_groups, name="norm_out")(x))
         return 0.5 * (CausalConv3d(3, name="conv_out")(x) + 1.0)
@@ -240,6 +264,7 @@ class AdaptiveGroupNorm(nn.Module):
         x: Float[Array, "B T Y X C"],
         quantized: Float[Array, "B t h w D"],
         stretch: tuple[int, int, int],
+        is_start: bool = True,
     ) -> Float[Array, "B T Y X C"]:
         """Args:
         stretch: Positions of x for one of `quantized`, in time, rows, columns.
@@ -249,11 +274,12 @@ class AdaptiveGroupNorm(nn.Module):
         scale = 1.0 + nn.Dense(x.shape[-1], name="scale")(quantized)
         shift = nn.Dense(x.shape[-1], name="shift")(quantized)
         x = normalize_frames(x, self.num_groups, ones, zeros)
-        return x * stretch_latents(scale, stretch) + stretch_latents(shift, stretch)
+        scale, shift = (stretch_latents(each, stretch, is_start) for each in (scale, shift))
+        return x * scale + shift
 
 
 class Upsample(nn.Module):
-    """Convolution to more channels, then channels to pixels; drops the frames before the first.
+    """Convolution to more channels, then channels to pixels; drops what precedes a clip's start.
 
     A channel index is (time, row, column, filter), the filter running fastest.
     """
@@ -261,20 +287,24 @@ class Upsample(nn.Module):
     strides: tuple[int, int, int]
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B _ _ _ C"]:
+    def __call__(
+        self, x: Float[Array, "B T Y X C"], is_start: bool = True
+    ) -> Float[Array, "B _ _ _ C"]:
         (batch, frames, rows, columns, channels), (st, sy, sx) = x.shape, self.strides
         x = CausalConv3d(st * sy * sx * channels, name="conv")(x)
         x = x.reshape(batch, frames, rows, columns, st, sy, sx, channels)
         x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
         x = x.reshape(batch, frames * st, rows * sy, columns * sx, channels)
-        return x[:, st - 1 :]
+        return x[:, st - 1 :] if is_start else x
 
 
-def stretch_latents(x: Float[Array, "B t h w C"], stretch: tuple[int, int, int]) -> Array:
-    """Nearest-neighbour stretching without the first stretch[0] - 1 frames."""
+def stretch_latents(
+    x: Float[Array, "B t h w C"], stretch: tuple[int, int, int], is_start: bool = True
+) -> Array:
+    """Nearest-neighbour stretching, at a clip's start without the first stretch[0] - 1 frames."""
     for axis, times in enumerate(stretch, start=1):
         x = jnp.repeat(x, times, axis=axis)
-    return x[:, stretch[0] - 1 :]
+    return x[:, stretch[0] - 1 :] if is_start else x
 
 
 def normalize_frames(x, num_groups, scale, bias, epsilon=1e-6):

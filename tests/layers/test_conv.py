@@ -95,5 +95,8 @@ def test_refusals():
     x, weights, _ = arrays(5, 4, 4, (3, 3, 3))
     with pytest.raises(ValueError, match="x has 2 channels but the kernel reads 3"):
         conv.causal_conv3d(x[..., :2], weights)
-    with pytest.raises(ValueError, match="past has 1 frames but a kernel of 3 time taps needs 2"):
+    with pytest.raises(
+        ValueError,
+        match="kernel of 3 time taps needs 2 at a time stride of 1",
+    ):
         conv.causal_conv3d(x, weights, past=x[:, :1])
