@@ -1,11 +1,11 @@
-"""The layers of MAGVIT-v2: a causal 3-D convolutional encoder and decoder around LFQ.
+"""The layers of MAGVIT-v2: a causal 3-D convolutional encoder and decoder around a quantizer.
 
 Space shrinks 8 times and time 4 times, and the first frame stands alone in time, so an image is a
 clip of one frame and 17 frames become 5. Every convolution is causal and every normalisation is
 over one frame, so codes never depend on later frames. MAGVIT-v2, appendix A.
 
 Axes: B batch, T frames (T' latent frames in shapes written t), Y rows, X columns, C channels,
-D bits.
+D channels of a latent (bits of LFQ).
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from poet.layers.conv import CausalConv3d
-from poet.tokenizers.quantizers import lfq
+from poet.tokenizers.quantizers import choice, fsq
 from poet.typing import Array, Float, Int
 
 # Strides of the three steps down, in time, rows, columns. The decoder goes up in reverse order.
@@ -34,7 +34,9 @@ class MagvitConfig:
       multipliers: One a resolution, from full to an eighth.
       blocks_per_stage: Residual blocks a resolution, and as many again around the latent.
       norm_groups: Groups of every group norm; must divide the channels of every resolution.
-      num_bits: D; there are 2^D codes.
+      num_bits: D of the lookup-free quantizer; there are 2^D codes.
+      fsq_levels: Levels of each channel of finite scalar quantization, which then takes the place
+        of the lookup-free one; () for none.
       strided_kernel: Taps of the strided convolutions on each axis, 4 (Google's code) or 3 (the
         paper's figure).
     """
@@ -44,10 +46,14 @@ class MagvitConfig:
     blocks_per_stage: int = 4
     norm_groups: int = 32
     num_bits: int = 18
+    fsq_levels: tuple[int, ...] = ()
     strided_kernel: int = 4
 
     def __post_init__(self):
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        object.__setattr__(self, "fsq_levels", tuple(self.fsq_levels))
+        if self.fsq_levels:
+            fsq.check_levels(self.fsq_levels)
         if len(self.multipliers) != len(DOWN_STRIDES) + 1:
             raise ValueError(
                 f"multipliers={self.multipliers} has {len(self.multipliers)} entries, but there are"
@@ -76,8 +82,13 @@ class MagvitConfig:
         return tuple(self.base_channels * multiplier for multiplier in self.multipliers)
 
     @property
+    def quantizer(self) -> choice.Quantizer:
+        """What turns latents into codes."""
+        return choice.Fsq(self.fsq_levels) if self.fsq_levels else choice.Lfq(self.num_bits)
+
+    @property
     def num_codes(self) -> int:
-        return 2**self.num_bits
+        return self.quantizer.num_codes
 
 
 def check_video_shape(shape: tuple[int, ...], is_start: bool = True) -> None:
@@ -112,7 +123,7 @@ def check_video_shape(shape: tuple[int, ...], is_start: bool = True) -> None:
 
 
 class Magvit2(nn.Module):
-    """Encoder, sign quantizer, decoder. Methods are pure and take pixels in [0, 1].
+    """Encoder, quantizer, decoder. Methods are pure and take pixels in [0, 1].
 
     A clip may come in chunks: apply with the collection `conv.STREAM` mutable and `is_start` true
     for the first chunk, 1 + 4k frames or any number of latents, and false for those that follow,
@@ -132,12 +143,11 @@ class Magvit2(nn.Module):
         """Reconstruction and the latents before their signs were taken.
 
         Args:
-          hardness: See `lfq.hardening`; None takes the signs, straight through.
+          hardness: See `lfq.hardening`; None is hard from the start, straight through.
         """
         latents = self.encode_to_latents(video)
-        if hardness is None:
-            return self.decode_latents(lfq.straight_through(latents)), latents
-        return self.decode_latents(lfq.hardening(latents, hardness)), latents
+        quantized = self.config.quantizer.quantize(latents, hardness)
+        return self.decode_latents(quantized), latents
 
     def encode_to_latents(
         self, video: Float[Array, "B T Y X 3"], is_start: bool = True
@@ -148,18 +158,18 @@ class Magvit2(nn.Module):
     def encode(
         self, video: Float[Array, "B T Y X 3"], is_start: bool = True
     ) -> Int[Array, "B t h w"]:
-        """Codes in [0, 2^D)."""
-        return lfq.to_ids(self.encode_to_latents(video, is_start))
+        """Codes in [0, num_codes)."""
+        return self.config.quantizer.to_ids(self.encode_to_latents(video, is_start))
 
     def decode_latents(
         self, quantized: Float[Array, "B t h w D"], is_start: bool = True
     ) -> Float[Array, "B T Y X 3"]:
-        """Pixels of latents of -1 and +1. Not clipped."""
+        """Pixels of quantized latents. Not clipped."""
         return self.decoder(quantized, is_start)
 
     def decode(self, codes: Int[Array, "B t h w"], is_start: bool = True) -> Array:
         """Pixels [B, T, Y, X, 3] of codes. Not clipped."""
-        return self.decode_latents(lfq.from_ids(codes, self.config.num_bits), is_start)
+        return self.decode_latents(self.config.quantizer.from_ids(codes), is_start)
 
 
 class Encoder(nn.Module):
@@ -179,11 +189,11 @@ class Encoder(nn.Module):
                 x = CausalConv3d(channels, kernel, DOWN_STRIDES[stage], name=f"down_{stage}")(x)
         x = ResidualStage(config, config.channels[-1], name="bottleneck")(x)
         x = nn.swish(FrameGroupNorm(config.norm_groups, name="norm_out")(x))
-        return CausalConv3d(config.num_bits, (1, 1, 1), name="conv_out")(x)
+        return CausalConv3d(config.quantizer.num_channels, (1, 1, 1), name="conv_out")(x)
 
 
 class Decoder(nn.Module):
-    """[B, t, h, w, D] of -1 and +1 -> [B, 1 + 4 (t - 1), 8 h, 8 w, 3], about [0, 1]."""
+    """[B, t, h, w, D] in [-1, 1] -> [B, 1 + 4 (t - 1), 8 h, 8 w, 3], about [0, 1]."""
 
     config: MagvitConfig
 
