@@ -75,6 +75,18 @@ def causal_conv3d_reference(x, kernel, bias=None, *, strides=(1, 1, 1), past=Non
     return out if bias is None else out + bias.reshape(1, 1, 1, 1, -1)
 
 
+def conv3d(
+    x: Float[Array, "B T Y X C"],
+    kernel: Float[Array, "Kt Ky Kx _ O"],
+    bias: Float[Array, "O"] | None = None,
+) -> Float[Array, "B T Y X O"]:
+    """Convolution with stride 1 that is not causal: zeros around the clip on every side."""
+    _check(x, kernel, None, (1, 1, 1))
+    around = [((size - 1) // 2, size // 2) for size in kernel.shape[:3]]
+    out = _valid(jnp.pad(x, ((0, 0), *around, (0, 0))), kernel)
+    return out if bias is None else out + bias.reshape(1, 1, 1, 1, -1)
+
+
 def frames_to_keep(
     x: Float[Array, "B T Y X C"], past: Float[Array, "B _ Y X C"] | None, count: int
 ) -> Float[Array, "B _ Y X C"]:

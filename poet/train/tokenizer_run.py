@@ -143,7 +143,8 @@ class VisualRecipe:
 
     def init(self, key: Any, tx: Any) -> TrainState:
         """State before step 0."""
-        return visual_step.init(key, self.model, self.losses, tx)
+        shapes = [batch.shape[1:4] for batch in self.batches().values()]
+        return visual_step.init(key, self.model, self.losses, tx, shapes)
 
     def batches(self) -> Mapping[str, jax.ShapeDtypeStruct]:
         """Shapes of images, if there are steps on images, then of each length of clips."""

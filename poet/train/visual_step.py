@@ -1,19 +1,24 @@
-"""One training step of the visual tokenizer, pure: reconstruction and quantizer losses.
+"""One training step of the visual tokenizer, pure: reconstruction, quantizer, adversarial losses.
 
-`TrainState.extra` holds the moving average of the parameters when one is asked for.
+`TrainState.extra` holds the moving average of the parameters when one is asked for ("ema"), and for
+each shape of clips its discriminator with optimizer and running means ("game"): the last layers of
+a discriminator read the whole grid, so pictures and clips have one each, and none is inflated.
 
 Axes: B batch, T frames, Y rows, X columns, W clips in memory.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from poet.tokenizers import inflation, magvit2
+from poet.tokenizers import adversarial, inflation, magvit2
+from poet.tokenizers.adversarial import AdversarialConfig
+from poet.tokenizers.discriminator import Discriminator, DiscriminatorConfig
 from poet.tokenizers.magvit2 import Magvit2, MagvitConfig
 from poet.tokenizers.quantizers import lfq
 from poet.train import state as train_state
@@ -28,9 +33,12 @@ class VisualLossConfig:
 
     Attributes:
       reconstruction_weight: Of the mean squared error of pixels in [0, 1].
-      quantizer: Weights of commitment and entropy.
+      quantizer: Weights of commitment and entropy of the lookup-free quantizer; the finite scalar
+        one has no losses.
       ema_decay: Share of the moving average of parameters that survives a step; 0 keeps none and
         the tokenizer has the last step's parameters.
+      discriminator: Sizes of the discriminators; None trains without.
+      adversarial: Weights of the game with them.
       hardening_steps: Steps over which latents turn from bounded numbers to signs; 0 takes the
         signs from the first step, as the paper does.
     """
@@ -38,6 +46,8 @@ class VisualLossConfig:
     reconstruction_weight: float = 5.0
     quantizer: lfq.LfqLossConfig = lfq.LfqLossConfig()
     ema_decay: float = 0.0
+    discriminator: DiscriminatorConfig | None = None
+    adversarial: AdversarialConfig = AdversarialConfig()
     hardening_steps: int = 0
 
     def __post_init__(self):
@@ -54,11 +64,32 @@ def init(
     config: MagvitConfig,
     loss_config: VisualLossConfig,
     tx: optax.GradientTransformation,
+    clip_shapes: Sequence[tuple[int, int, int]] = (),
 ) -> TrainState:
-    """State before the first step."""
+    """State before the first step.
+
+    Args:
+      clip_shapes: Frames, rows and columns of the batches to come; needed with a discriminator.
+    """
     params = magvit2.init_params(config, key)
     extra = {"ema": jax.tree.map(jnp.copy, params)} if loss_config.ema_decay else {}
+    if loss_config.discriminator is not None:
+        extra["game"] = {
+            _shape_name(shape): _init_game(jax.random.fold_in(key, i), loss_config, shape)
+            for i, shape in enumerate(clip_shapes)
+        }
     return train_state.create(params, tx.init(params), extra)
+
+
+def _shape_name(shape: tuple[int, ...]) -> str:
+    return "x".join(str(size) for size in shape)
+
+
+def _init_game(key: Array, loss_config: VisualLossConfig, shape: tuple[int, int, int]) -> Any:
+    model = Discriminator(loss_config.discriminator)
+    params = model.init(key, jnp.zeros((1, *shape, 3)))["params"]
+    opt_state = adversarial.optimizer(loss_config.adversarial).init(params)
+    return {"params": params, "opt_state": opt_state, "means": adversarial.initial_means()}
 
 
 def make_step(
@@ -83,7 +114,9 @@ def gradients(
     config: MagvitConfig,
     loss_config: VisualLossConfig,
 ) -> tuple[Any, dict[str, Float[Array, ""]]]:
-    """First half of a step: (gradients, measures of the loss).
+    """First half of a step: (gradients and the next "game", measures of the loss).
+
+    Tokenizer and discriminator both answer to the other's parameters before the step.
 
     Args:
       state: Only read.
@@ -93,11 +126,63 @@ def gradients(
     del key
     video = unit_pixels(batch)
 
-    def loss_fn(params):
-        return losses(params, video, state.step, config, loss_config)
+    game, shape = state.extra.get("game", {}), _shape_name(video.shape[1:4])
+    side = game.get(shape)
 
-    (loss, measures), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    return grads, measures | {"loss": loss}
+    def loss_fn(params):
+        loss, (measures, restored) = losses(params, video, state.step, config, loss_config)
+        if side is not None:
+            fooled = adversarial.generator_loss(_logits(side["params"], restored, loss_config))
+            loss += loss_config.adversarial.generator_weight * fooled
+            measures |= {"adversarial": fooled}
+        return loss, (measures, restored)
+
+    (loss, (measures, restored)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    if side is not None:
+        side, seen = _discriminate(side, video, restored, state.step, loss_config)
+        game, measures = game | {shape: side}, measures | seen
+    return {"params": grads, "game": game}, measures | {"loss": loss}
+
+
+def _logits(params, video, loss_config):
+    return Discriminator(loss_config.discriminator).apply({"params": params}, video)
+
+
+def _discriminate(side, real, restored, step, loss_config):
+    """One step of a discriminator: (what `_init_game` gives, moved; measures)."""
+    config = loss_config.adversarial
+    fake = jax.lax.stop_gradient(restored)
+
+    def loss_fn(params):
+        on_real, on_fake = _logits(params, real, loss_config), _logits(params, fake, loss_config)
+        means = adversarial.moved_means(side["means"], on_real, on_fake, config.lecam_decay)
+        told_apart = adversarial.discriminator_loss(on_real, on_fake)
+        pull = adversarial.lecam_penalty(means, on_real, on_fake)
+        loss = told_apart + config.lecam_weight * pull
+        slope = jnp.float32(0.0)
+        if config.r1_weight:
+            slope = jax.lax.cond(
+                step % config.r1_period == 0,
+                lambda: adversarial.slope_penalty(lambda v: _logits(params, v, loss_config), real),
+                lambda: jnp.float32(0.0),
+            )
+            loss += config.r1_weight * config.r1_period * slope
+        return loss, (
+            means,
+            {
+                "discriminator": told_apart,
+                "logit_real": jnp.mean(on_real),
+                "logit_fake": jnp.mean(on_fake),
+                "r1": slope,
+                "lecam": pull,
+            },
+        )
+
+    (_, (means, measures)), grads = jax.value_and_grad(loss_fn, has_aux=True)(side["params"])
+    tx = adversarial.optimizer(config)
+    updates, opt_state = tx.update(grads, side["opt_state"], side["params"])
+    params = optax.apply_updates(side["params"], updates)
+    return {"params": params, "opt_state": opt_state, "means": means}, measures
 
 
 def apply_gradients(
@@ -119,8 +204,10 @@ def apply_gradients(
         images; 0 for none.
     """
     del key
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params, extra = optax.apply_updates(state.params, updates), state.extra
+    updates, opt_state = tx.update(grads["params"], state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # The discriminators were moved with the gradients: they need the batch.
+    extra = state.extra | ({"game": grads["game"]} if grads["game"] else {})
     if loss_config.ema_decay:
         # Early on the average follows closely, so that it forgets the initial parameters.
         decay = jnp.minimum(loss_config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
@@ -128,14 +215,16 @@ def apply_gradients(
         extra = extra | {"ema": ema}
     step = state.step + 1
     if inflate_at:
-
-        def inflate(trees):
-            params, extra = trees
-            return inflation.inflate(params), {k: inflation.inflate(v) for k, v in extra.items()}
-
-        is_time, trees = step == inflate_at, (params, extra)
-        params, extra = jax.lax.cond(is_time, inflate, lambda same: same, trees)
-    return TrainState(step, params, opt_state, extra), {"grad_norm": optax.tree.norm(grads)}
+        trees = [params, extra["ema"]] if "ema" in extra else [params]
+        trees = jax.lax.cond(
+            step == inflate_at,
+            lambda trees: [inflation.inflate(tree) for tree in trees],
+            lambda trees: trees,
+            trees,
+        )
+        params, extra = trees[0], extra | ({"ema": trees[1]} if "ema" in extra else {})
+    norm = optax.tree.norm(grads["params"])
+    return TrainState(step, params, opt_state, extra), {"grad_norm": norm}
 
 
 def losses(
@@ -144,24 +233,29 @@ def losses(
     step: Array,
     config: MagvitConfig,
     loss_config: VisualLossConfig,
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The weighted loss; `psnr_db`, `codes_used`, `largest_bit_mean` and the quantizer's parts.
+) -> tuple[Float[Array, ""], tuple[dict[str, Array], Float[Array, "B T Y X 3"]]]:
+    """The weighted loss without the game; (measures, restored clips).
 
-    `largest_bit_mean` is the largest |mean| of a bit over the batch: near 1 a bit is dead.
+    Measures are `psnr_db`, `codes_used`, `largest_bit_mean` and the quantizer's parts.
+
+    `largest_bit_mean` is the largest |mean| of a channel over the batch: near 1 a bit is dead.
     """
     hardness = None
     if loss_config.hardening_steps:
         hardness = jnp.minimum(1.0, step / loss_config.hardening_steps)
     restored, latents = Magvit2(config).apply({"params": params}, video, hardness)
     error = jnp.mean((restored - video) ** 2)
-    quantizer_loss, measures = lfq.losses(latents, step, loss_config.quantizer)
-    bits = jnp.mean(lfq.signs(latents).reshape(-1, config.num_bits), axis=0)
+    quantizer = config.quantizer
+    quantizer_loss, measures = quantizer.losses(latents, step, loss_config.quantizer)
+    ids = quantizer.to_ids(latents)
+    bits = jnp.mean(quantizer.from_ids(ids).reshape(-1, quantizer.num_channels), axis=0)
     measures |= {
         "psnr_db": -10.0 * jnp.log10(error + 1e-10),
-        "codes_used": lfq.codes_used(lfq.to_ids(latents), config.num_codes),
+        "codes_used": lfq.codes_used(ids, config.num_codes),
         "largest_bit_mean": jnp.max(jnp.abs(bits)),
     }
-    return loss_config.reconstruction_weight * error + quantizer_loss, measures
+    loss = loss_config.reconstruction_weight * error + quantizer_loss
+    return loss, (measures, restored)
 
 
 def tokenizer_params(state: TrainState) -> Any:
