@@ -33,6 +33,24 @@ def test_tokenizers(name):
     assert run.recipe.kind in name
 
 
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("visual_base", 55e6, 61e6), ("visual_paper", 371e6, 376.1e6)]
+)
+def test_sizes_of_the_large_tokenizers(name, low, high):
+    """With their game: the shapes of every batch's state, nothing of it in memory."""
+    import jax
+    import optax
+
+    from poet.train import tokenizer_run
+
+    commands.read_gin([f"gin/tokenizers/{name}.gin"], [])
+    recipe = commands.call_configured(tokenizer_run.TokenizerRun).recipe
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(lambda key: recipe.init(key, optax.sgd(1.0)), key)
+    assert low < sum(leaf.size for leaf in jax.tree.leaves(state.params)) < high
+    assert set(state.extra["game"]) == {"1x128x128", "17x128x128"}
+
+
 @pytest.mark.parametrize("path", sorted((GIN / "runs").glob("*.gin")), ids=lambda path: path.stem)
 def test_runs_begin_with_what_they_cost(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
