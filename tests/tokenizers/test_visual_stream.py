@@ -13,6 +13,8 @@ from poet.tokenizers import magvit2, visual
 from poet.tokenizers.magvit2 import Magvit2, MagvitConfig
 
 FRAMES = 25
+# Programs that run once are compiled fast rather than well.
+FAST = {"xla_backend_optimization_level": 0}
 
 
 def config_of(strided_kernel):
@@ -52,13 +54,13 @@ def pieces(values, lengths):
     return [values[:, a:b] for a, b in itertools.pairwise(cuts)]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "method"))
+@functools.partial(jax.jit, static_argnames=("config", "method"), compiler_options=FAST)
 def apply_whole(config, params, values, method):
     """At once, without chunks or batches: the reference."""
     return Magvit2(config).apply({"params": params}, values, method=method)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "is_start", "method"))
+@functools.partial(jax.jit, static_argnames=("config", "is_start", "method"), compiler_options=FAST)
 def apply_chunk(config, params, stream, values, is_start, method):
     out, changed = Magvit2(config).apply(
         {"params": params, STREAM: stream}, values, is_start, method=method, mutable=[STREAM]

@@ -25,6 +25,8 @@ LOSSES = VisualLossConfig(
         generator_weight=0.5, r1_weight=0.01, r1_period=2, learning_rate=2e-3
     ),
 )
+# Programs that run a few times are compiled fast rather than well.
+FAST = {"xla_backend_optimization_level": 0}
 TX = optax.sgd(1e-3)
 SHAPES = {"images": (4, 1, 16, 16), "5_frames": (2, 5, 16, 16)}
 
@@ -57,7 +59,7 @@ def programs():
 
     def compiled(function, *args, **options):
         lowered = jax.jit(function, **options).lower(*args)
-        return lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
+        return lowered.compile(compiler_options=FAST)
 
     found = {}
     for name, shape in SHAPES.items():
@@ -109,7 +111,7 @@ def test_the_discriminator_learns_to_tell_its_batch(programs, state, key):
 def test_the_game_reaches_the_tokenizer_by_its_weight_only(state, key):
     """Weight 0 gives the gradients of training without a discriminator; 0.5 gives others."""
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
     def grads_of(losses, state):
         step = visual_step.make_step(MODEL, losses, TX)
         return step.gradients(state, batch_of("images"), key)[0]["params"]
