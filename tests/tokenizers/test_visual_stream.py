@@ -11,6 +11,7 @@ import pytest
 from poet.layers.conv import STREAM
 from poet.tokenizers import magvit2, visual
 from poet.tokenizers.magvit2 import Magvit2, MagvitConfig
+from poet.train import compiling
 
 FRAMES = 25
 # Programs that run once are compiled fast rather than well.
@@ -28,14 +29,14 @@ def config_of(strided_kernel):
     )
 
 
-@pytest.fixture(scope="module", params=[4, 3], ids=["kernel_4", "kernel_3"])
-def config(request):
-    return config_of(request.param)
+@pytest.fixture(scope="module")
+def config():
+    return config_of(4)
 
 
 @pytest.fixture(scope="module")
 def params(config):
-    return magvit2.init_params(config, jax.random.key(0))
+    return compiling.run_once(functools.partial(magvit2.init_params, config), jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,14 @@ def test_latents_in_chunks_are_those_of_the_whole_clip(config, params, video, la
     np.testing.assert_allclose(chunked, latents, atol=1e-5)
 
 
+def test_the_papers_strided_kernels_keep_one_frame_less(video):
+    config = config_of(3)
+    params = magvit2.init_params(config, jax.random.key(0))
+    whole = apply_whole(config, params, video, "encode_to_latents")
+    chunked = apply_in_chunks(config, params, pieces(video, (17, 8)), "encode_to_latents")
+    np.testing.assert_allclose(chunked, whole, atol=1e-5)
+
+
 @pytest.mark.parametrize("lengths", [(1, 1, 1, 1, 1, 1, 1), (4, 1, 1, 1), (1, 4, 1, 1)])
 def test_pixels_in_chunks_are_those_of_the_whole_clip(config, params, latents, lengths):
     signs = np.where(latents >= 0, 1.0, -1.0).astype(np.float32)
@@ -105,7 +114,7 @@ def test_ids_differ_only_where_a_latent_is_within_rounding_of_zero(config, param
         np.testing.assert_array_equal(codes[is_sure], whole[is_sure])
 
 
-def test_a_picture_has_the_codes_of_a_clips_first_frame_to_the_bit(params, config, video):
+def test_a_picture_has_the_codes_of_a_clips_first_frame_to_the_bit(config, params, video):
     tokenizer = visual.VisualTokenizer(config, params, "x", batch_size=2)
     clip = tokenizer.encode(video)
     np.testing.assert_array_equal(tokenizer.encode(video[:, :1]), clip[:, :1])
