@@ -145,9 +145,10 @@ class Magvit2(nn.Module):
         Args:
           hardness: See `lfq.hardening`; None is hard from the start, straight through.
         """
-        latents = self.encode_to_latents(video)
+        # The quantizer and what is said of it need the latents' own precision.
+        latents = self.encode_to_latents(video).astype(jnp.float32)
         quantized = self.config.quantizer.quantize(latents, hardness)
-        return self.decode_latents(quantized), latents
+        return self.decode_latents(quantized.astype(video.dtype)), latents
 
     def encode_to_latents(
         self, video: Float[Array, "B T Y X 3"], is_start: bool = True

@@ -9,6 +9,8 @@ import jax
 
 from poet.train.step import StepFn, TrainStep
 
+ShardFn = Callable[[Any], Any]
+
 
 def run_once(make: Callable[..., Any], *args: Any, out_shardings: Any = None) -> Any:
     """Returns make(*args) by one compiled program that is not kept.
@@ -59,25 +61,36 @@ class BackgroundCompiler:
 
 def step_compiles(
     step: TrainStep,
-    init: Callable[[Any], Any],
+    state: Any,
     batches: Mapping[str, jax.ShapeDtypeStruct],
+    shard: ShardFn,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Callable[[], Any]]:
-    """What compiles the halves of a step on one device, for `BackgroundCompiler`.
+    """What compiles the halves of a step, for `BackgroundCompiler`.
 
     Args:
       step: If there are several shapes of batches, its update must not depend on them.
-      init: key -> state; only its shapes are used.
-      batches: Group -> shape of its batches, first needed ones first.
+      state: Shapes of the state, with shardings.
+      batches: Group -> shape of its batches, with sharding, first needed ones first.
+      shard: Tree of shapes -> tree of shardings, for what passes from half to half.
+      options: Of XLA.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(init, key)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+
+    def gradient_shapes(batch):
+        grads, _ = jax.eval_shape(step.gradients, state, batch, key)
+        return jax.tree.map(with_sharding, grads, shard(grads))
 
     def compile_gradients(batch):
-        return jax.jit(step.gradients).lower(state, batch, key).compile()
+        out = jax.tree.map(lambda leaf: leaf.sharding, gradient_shapes(batch))
+        jitted = jax.jit(step.gradients, out_shardings=(out, None))
+        return jitted.lower(state, batch, key).compile(options)
 
     def compile_update():
-        grads, _ = jax.eval_shape(step.gradients, state, next(iter(batches.values())), key)
-        return jax.jit(step.update, donate_argnums=0).lower(state, grads, key).compile()
+        grads = gradient_shapes(next(iter(batches.values())))
+        jitted = jax.jit(step.update, donate_argnums=0, out_shardings=(shardings, None))
+        return jitted.lower(state, grads, key).compile(options)
 
     compiles = {
         f"gradients/{group}": functools.partial(compile_gradients, batch)
@@ -86,6 +99,11 @@ def step_compiles(
     # Second in the queue: the first step waits for it too, the later groups can wait.
     first = next(iter(compiles))
     return {first: compiles[first], "update": compile_update} | compiles
+
+
+def with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    """The shape and type of an array, at home on `sharding`."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def compiled_step(compiler: BackgroundCompiler, group: str) -> StepFn:

@@ -54,6 +54,9 @@ class Program:
       warm_up: Called once before the first step, for example to compile in the background.
       clean_up: Called when the run ends, however it ends.
       describe: Rows (what, value) printed when the run starts.
+      note: Measures of a step -> words for the progress line after the loss.
+      alarms: (step, means of a row of measures) -> {name: sentence} of what goes wrong. A sentence
+        is printed once a run.
     """
 
     name: str
@@ -66,6 +69,8 @@ class Program:
     warm_up: Callable[[], None] | None = None
     clean_up: Callable[[], None] | None = None
     describe: tuple[tuple[str, str], ...] = ()
+    note: Callable[[Mapping[str, float]], str] | None = None
+    alarms: Callable[[int, Mapping[str, float]], Mapping[str, str]] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,7 +152,7 @@ def run(
         batches = stack.enter_context(
             Prefetch(program.batch_at, program.place, step, config.num_steps)
         )
-        watch = _Watch(config, writer, progress, checkpoints)
+        watch = _Watch(program, config, writer, progress, checkpoints)
         steps = {}
         for step, group, batch in batches:
             if group not in steps:
@@ -197,9 +202,10 @@ def _evaluate(program, state, step, writer, progress) -> None:
 class _Watch:
     """Reads measures a few steps late: rows for the writer, and the alarm for a bad loss."""
 
-    def __init__(self, config, writer, progress, checkpoints):
-        self._config, self._writer = config, writer
+    def __init__(self, program, config, writer, progress, checkpoints):
+        self._program, self._config, self._writer = program, config, writer
         self._progress, self._checkpoints = progress, checkpoints
+        self._said = set()
         self._waiting = collections.deque()
         self._window = collections.defaultdict(list)
         self._window_start = (time.monotonic(), None)
@@ -234,7 +240,10 @@ class _Watch:
             self._window[name].append(value)
         loss = values.get("loss_nats", values.get("loss"))
         self._window[f"loss/{group}"].append(loss)
-        self._progress.update(step, "" if loss is None else f"loss {loss:.4f}")
+        words = [] if loss is None else [f"loss {loss:.4f}"]
+        if self._program.note is not None:
+            words.append(self._program.note(values))
+        self._progress.update(step, ", ".join(words))
         if step % self._config.log_period == 0 or step == self._config.num_steps:
             self._write_window(step)
 
@@ -252,6 +261,11 @@ class _Watch:
         self._window_start = (now, step)
         self._window.clear()
         self._writer.write(step, "train", row)
+        alarms = self._program.alarms(step, row) if self._program.alarms else {}
+        for name, sentence in alarms.items():
+            if name not in self._said:
+                self._said.add(name)
+                self._progress.say(f"WARNING at step {step:,}: {sentence}")
 
     def _way_out(self) -> str:
         self._checkpoints.wait()

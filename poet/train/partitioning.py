@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -118,6 +119,42 @@ def param_shardings(boxed: Any, mesh: Mesh, rules: Any = RULES) -> Any:
     """
     shardings = nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, list(rules))
     return jax.tree.map(_drop_uneven, meta.unbox(boxed), shardings)
+
+
+def shardings_by_size(tree: Any, mesh: Mesh, min_size: int = 2**14) -> Any:
+    """Shardings of arrays without logical axes, such as convolution kernels and their moments.
+
+    The last axis (output channels) of arrays with at least `min_size` numbers is split over `fsdp`
+    where that divides it; everything else has a whole copy on every device. Only shapes decide, so
+    that parameters, gradients, moments and averages agree.
+
+    Args:
+      tree: Arrays or shapes.
+    """
+    ways = mesh.shape["fsdp"]
+
+    def choose(leaf):
+        if leaf.ndim < 2 or leaf.size < min_size or leaf.shape[-1] % ways:
+            return replicated(mesh)
+        return NamedSharding(mesh, PartitionSpec(*[None] * (leaf.ndim - 1), "fsdp"))
+
+    return jax.tree.map(choose, tree)
+
+
+def mesh_for_rows(config: MeshConfig | None, sizes: Sequence[int]) -> Mesh:
+    """The mesh of `config`; without one, of as many devices as divide all these batch sizes.
+
+    A run on more devices than that keeps its batches, and so its result, and leaves some idle.
+    """
+    if config is not None:
+        return make_mesh(config)
+    rows, count = math.gcd(*sizes), len(jax.devices())
+    return make_mesh(MeshConfig(num_devices=max(n for n in range(1, count + 1) if rows % n == 0)))
+
+
+def place_rows(batch: Any, mesh: Mesh) -> jax.Array:
+    """Puts one array on the mesh, rows split; with several hosts each passes the whole batch."""
+    return jax.make_array_from_callback(batch.shape, batch_sharding(mesh), lambda at: batch[at])
 
 
 def opt_state_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:

@@ -11,16 +11,32 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 import poet
 from poet.tokenizers import audio, protocol, visual
 from poet.tokenizers.magvit2 import MagvitConfig
 from poet.tokenizers.soundstream import SoundStreamConfig
-from poet.train import audio_step, checkpoint, loop, tokenizer_media, visual_step
+from poet.train import (
+    audio_step,
+    checkpoint,
+    loop,
+    partitioning,
+    tokenizer_media,
+    tokenizer_watch,
+    visual_step,
+)
 from poet.train.audio_step import AudioLossConfig
-from poet.train.compiling import BackgroundCompiler, compiled_step, run_once, step_compiles
+from poet.train.compiling import (
+    BackgroundCompiler,
+    compiled_step,
+    run_once,
+    step_compiles,
+    with_sharding,
+)
 from poet.train.meta import to_json
 from poet.train.optimizer import OptimizerConfig, convolution_kernels, make_optimizer
+from poet.train.partitioning import MeshConfig
 from poet.train.progress import Progress
 from poet.train.state import TrainState
 from poet.train.step import TrainStep
@@ -57,6 +73,14 @@ class Recipe(Protocol):
 
     def step(self, tx: Any) -> TrainStep:
         """The pure step."""
+        ...
+
+    def note(self, measures: Mapping[str, float]) -> str:
+        """Measures of a step as words for the progress line."""
+        ...
+
+    def alarms(self, step: int, row: Mapping[str, float]) -> Mapping[str, str]:
+        """Sentences about what goes wrong, see `loop.Program`."""
         ...
 
     def save(self, state: TrainState, out: Path) -> str:
@@ -164,6 +188,22 @@ class VisualRecipe:
     def _clips_per_batch(self, num_frames: int) -> int:
         return max(1, round(self.frames_per_batch / num_frames))
 
+    def note(self, measures: Mapping[str, float]) -> str:
+        """PSNR, codes in use, the discriminator."""
+        return tokenizer_watch.visual_note(measures)
+
+    def alarms(self, step: int, row: Mapping[str, float]) -> Mapping[str, str]:
+        """Collapse of the codes, a discriminator that has won."""
+        window = self.losses.codes_window
+        return tokenizer_watch.visual_alarms(
+            step,
+            row,
+            num_codes=self.model.num_codes,
+            window=window,
+            floor=self.losses.codes_floor,
+            start=max(2 * window, self.losses.hardening_steps),
+        )
+
     def save(self, state: TrainState, out: Path) -> str:
         """Writes the tokenizer; returns its fingerprint."""
         params = visual_step.tokenizer_params(state)
@@ -249,6 +289,15 @@ class AudioRecipe:
         """The pure step."""
         return audio_step.make_step(self.model, self.losses, tx)
 
+    def note(self, measures: Mapping[str, float]) -> str:
+        """Signal to noise and codes of the first level."""
+        return f"{measures['snr_db']:.1f} dB SNR, {measures['codes_used_0']:,.0f} codes"
+
+    def alarms(self, step: int, row: Mapping[str, float]) -> Mapping[str, str]:
+        """None yet known: dead codes are replaced while training."""
+        del step, row
+        return {}
+
     def save(self, state: TrainState, out: Path) -> str:
         """Writes the tokenizer; returns its fingerprint."""
         return protocol.save(out, audio.KIND, self.model, audio.tokenizer_params(state))
@@ -268,6 +317,8 @@ class TokenizerRun:
       split: Of the manifest; rows without a split count as "train".
       num_files: At most so many files of the split, the first of the manifest; 0 takes all. A
         tokenizer needs fewer than a language model, and reading takes time and memory.
+      mesh: How the devices are laid out; rows of a batch are split over replica x fsdp, parameters
+        over fsdp. None uses as many devices as divide the batches.
     """
 
     recipe: Recipe
@@ -278,6 +329,7 @@ class TokenizerRun:
     seed: int = 0
     split: str = "train"
     num_files: int = 0
+    mesh: MeshConfig | None = None
 
     def __post_init__(self):
         if self.num_files < 0:
@@ -304,23 +356,40 @@ def train(
     facts = {
         "kind": f"{recipe.kind}_tokenizer",
         "poet_version": poet.__version__,
-        "settings": to_json(dataclasses.replace(run, num_steps=0, save_period=1)),
+        # Where it runs is no part of what it is: a run may go on on another mesh.
+        "settings": to_json(dataclasses.replace(run, num_steps=0, save_period=1, mesh=None)),
         "media": {"path": str(media), "key": key, "num_files": len(rows)},
     }
     check_same_run(out / "train", facts)
     clips = tokenizer_media.cached(out / "cache" / f"{key}.npy", lambda: _read(recipe, rows))
 
     tx = make_optimizer(run.optimizer, run.num_steps, convolution_kernels)
+    batches = recipe.batches()
+    mesh = partitioning.mesh_for_rows(run.mesh, [batch.shape[0] for batch in batches.values()])
+    check_rows(batches, mesh)
     init = functools.partial(recipe.init, tx=tx)
-    compiler = BackgroundCompiler(step_compiles(recipe.step(tx), init, recipe.batches()))
+    shard = functools.partial(partitioning.shardings_by_size, mesh=mesh)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = shard(shapes)
+    state = jax.tree.map(with_sharding, shapes, shardings)
+    rows = partitioning.batch_sharding(mesh)
+    inputs = {group: with_sharding(batch, rows) for group, batch in batches.items()}
+    compiler = BackgroundCompiler(step_compiles(recipe.step(tx), state, inputs, shard))
     program = loop.Program(
         name=f"train-tokenizer {recipe.kind}",
-        init=functools.partial(run_once, init),
+        init=functools.partial(run_once, init, out_shardings=shardings),
         batch_at=recipe.batch_at(clips, run.seed),
         step_for=functools.partial(compiled_step, compiler),
         warm_up=compiler.start,
         clean_up=compiler.cancel,
-        describe=(("media", f"{media}, array {clips.shape} {clips.dtype}"),),
+        place=functools.partial(partitioning.place_rows, mesh=mesh),
+        state_shapes=state,
+        note=recipe.note,
+        alarms=recipe.alarms,
+        describe=(
+            ("media", f"{media}, array {clips.shape} {clips.dtype}"),
+            ("devices", f"{mesh.size} of {len(jax.devices())} ({jax.devices()[0].device_kind})"),
+        ),
     )
     settings = loop.LoopConfig(
         model_dir=out / "train",
@@ -348,6 +417,17 @@ def check_same_run(model_dir: Path, facts: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{model_dir} holds step {before.get('step')} of a run with other {words};"
                 " use the same to continue it, or another --out to start anew."
+            )
+
+
+def check_rows(batches: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> None:
+    """ValueError when the rows of some batch do not divide among the devices."""
+    ways = partitioning.batch_ways(mesh)
+    for group, batch in batches.items():
+        if batch.shape[0] % ways:
+            raise ValueError(
+                f"The batches of {batch.shape[0]} rows ({group}) cannot be split over {ways}"
+                f" devices; make them a multiple of {ways}, or set TokenizerRun.mesh to fewer."
             )
 
 

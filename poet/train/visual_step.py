@@ -1,10 +1,11 @@
 """One training step of the visual tokenizer, pure: reconstruction, quantizer, adversarial losses.
 
-`TrainState.extra` holds the moving average of the parameters when one is asked for ("ema"), and for
-each shape of clips its discriminator with optimizer and running means ("game"): the last layers of
-a discriminator read the whole grid, so pictures and clips have one each, and none is inflated.
+`TrainState.extra` holds the step at which each code was used last ("used_at"), the moving average
+of the parameters when one is asked for ("ema"), and for each shape of clips its discriminator with
+optimizer and running means ("game"): the last layers of a discriminator read the whole grid, so
+pictures and clips have one each, and none is inflated.
 
-Axes: B batch, T frames, Y rows, X columns, W clips in memory.
+Axes: B batch, T frames, Y rows, X columns, V codes.
 """
 
 import dataclasses
@@ -24,7 +25,10 @@ from poet.tokenizers.quantizers import lfq
 from poet.train import state as train_state
 from poet.train.state import TrainState
 from poet.train.step import TrainStep
-from poet.typing import Array, Float, Shaped
+from poet.typing import Array, Bool, Float, Shaped
+
+# The step at which an unused code was used.
+_NEVER = -(2**30)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,10 @@ class VisualLossConfig:
       adversarial: Weights of the game with them.
       hardening_steps: Steps over which latents turn from bounded numbers to signs; 0 takes the
         signs from the first step, as the paper does.
+      compute_dtype: Of the convolutions, "float32" or "bfloat16". Parameters, statistics of norms,
+        the quantizer and its entropies, losses and R1 are float32 either way.
+      codes_window: Steps over which `codes_used_lately` counts.
+      codes_floor: A smaller share of the codes in use is warned of.
     """
 
     reconstruction_weight: float = 5.0
@@ -49,8 +57,18 @@ class VisualLossConfig:
     discriminator: DiscriminatorConfig | None = None
     adversarial: AdversarialConfig = AdversarialConfig()
     hardening_steps: int = 0
+    compute_dtype: str = "float32"
+    codes_window: int = 100
+    codes_floor: float = 0.05
 
     def __post_init__(self):
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"compute_dtype={self.compute_dtype!r} must be 'float32' or 'bfloat16'; float16"
+                " overflows here."
+            )
+        if self.codes_window < 1:
+            raise ValueError(f"codes_window={self.codes_window} must be at least 1.")
         if self.hardening_steps < 0:
             raise ValueError(f"hardening_steps={self.hardening_steps} must be 0 or more.")
         if not 0 <= self.ema_decay < 1:
@@ -72,7 +90,9 @@ def init(
       clip_shapes: Frames, rows and columns of the batches to come; needed with a discriminator.
     """
     params = magvit2.init_params(config, key)
-    extra = {"ema": jax.tree.map(jnp.copy, params)} if loss_config.ema_decay else {}
+    extra = {"used_at": jnp.full(config.num_codes, _NEVER, jnp.int32)}
+    if loss_config.ema_decay:
+        extra["ema"] = jax.tree.map(jnp.copy, params)
     if loss_config.discriminator is not None:
         extra["game"] = {
             _shape_name(shape): _init_game(jax.random.fold_in(key, i), loss_config, shape)
@@ -114,7 +134,7 @@ def gradients(
     config: MagvitConfig,
     loss_config: VisualLossConfig,
 ) -> tuple[Any, dict[str, Float[Array, ""]]]:
-    """First half of a step: (gradients and the next "game", measures of the loss).
+    """First half of a step: (gradients, codes used and the next "game"; measures of the loss).
 
     Tokenizer and discriminator both answer to the other's parameters before the step.
 
@@ -130,22 +150,30 @@ def gradients(
     side = game.get(shape)
 
     def loss_fn(params):
-        loss, (measures, restored) = losses(params, video, state.step, config, loss_config)
+        loss, (measures, restored, used) = losses(params, video, state.step, config, loss_config)
         if side is not None:
             fooled = adversarial.generator_loss(_logits(side["params"], restored, loss_config))
             loss += loss_config.adversarial.generator_weight * fooled
             measures |= {"adversarial": fooled}
-        return loss, (measures, restored)
+        return loss, (measures, restored, used)
 
-    (loss, (measures, restored)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    (loss, kept), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    measures, restored, used = kept
     if side is not None:
         side, seen = _discriminate(side, video, restored, state.step, loss_config)
         game, measures = game | {shape: side}, measures | seen
-    return {"params": grads, "game": game}, measures | {"loss": loss}
+    return {"params": grads, "game": game, "used": used}, measures | {"loss": loss}
 
 
-def _logits(params, video, loss_config):
-    return Discriminator(loss_config.discriminator).apply({"params": params}, video)
+def _logits(params, video, loss_config, dtype=None):
+    """float32 logits, computed in `dtype`, by default the one of the loss config."""
+    dtype = dtype or loss_config.compute_dtype
+    model = Discriminator(loss_config.discriminator)
+    return model.apply({"params": _cast(params, dtype)}, video.astype(dtype)).astype(jnp.float32)
+
+
+def _cast(tree, dtype):
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
 def _discriminate(side, real, restored, step, loss_config):
@@ -161,9 +189,11 @@ def _discriminate(side, real, restored, step, loss_config):
         loss = told_apart + config.lecam_weight * pull
         slope = jnp.float32(0.0)
         if config.r1_weight:
+            # A square of gradients: float32, whatever the rest is computed in.
+            logits = functools.partial(_logits, params, loss_config=loss_config, dtype="float32")
             slope = jax.lax.cond(
                 step % config.r1_period == 0,
-                lambda: adversarial.slope_penalty(lambda v: _logits(params, v, loss_config), real),
+                lambda: adversarial.slope_penalty(logits, real),
                 lambda: jnp.float32(0.0),
             )
             loss += config.r1_weight * config.r1_period * slope
@@ -208,6 +238,9 @@ def apply_gradients(
     params = optax.apply_updates(state.params, updates)
     # The discriminators were moved with the gradients: they need the batch.
     extra = state.extra | ({"game": grads["game"]} if grads["game"] else {})
+    used_at = jnp.where(grads["used"], state.step, extra["used_at"])
+    extra = extra | {"used_at": used_at}
+    lately = jnp.sum(used_at > state.step - loss_config.codes_window)
     if loss_config.ema_decay:
         # Early on the average follows closely, so that it forgets the initial parameters.
         decay = jnp.minimum(loss_config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
@@ -224,7 +257,8 @@ def apply_gradients(
         )
         params, extra = trees[0], extra | ({"ema": trees[1]} if "ema" in extra else {})
     norm = optax.tree.norm(grads["params"])
-    return TrainState(step, params, opt_state, extra), {"grad_norm": norm}
+    measures = {"grad_norm": norm, "codes_used_lately": lately}
+    return TrainState(step, params, opt_state, extra), measures
 
 
 def losses(
@@ -233,29 +267,45 @@ def losses(
     step: Array,
     config: MagvitConfig,
     loss_config: VisualLossConfig,
-) -> tuple[Float[Array, ""], tuple[dict[str, Array], Float[Array, "B T Y X 3"]]]:
-    """The weighted loss without the game; (measures, restored clips).
+) -> tuple[Float[Array, ""], tuple[dict[str, Array], Float[Array, "B T Y X 3"], Bool[Array, "V"]]]:
+    """The weighted loss without the game; (measures, restored clips, which codes were used).
 
-    Measures are `psnr_db`, `codes_used`, `largest_bit_mean` and the quantizer's parts.
-
-    `largest_bit_mean` is the largest |mean| of a channel over the batch: near 1 a bit is dead.
+    Measures are `psnr_db` with `psnr_db_first` of first frames and `psnr_db_later` of the others,
+    `codes_used` by the `num_tokens` of the batch, the mean of each channel of the codes
+    (`channel_mean/00`, near 1 or -1 where it is dead) with the largest as `largest_bit_mean`, and
+    the quantizer's parts.
     """
     hardness = None
     if loss_config.hardening_steps:
         hardness = jnp.minimum(1.0, step / loss_config.hardening_steps)
-    restored, latents = Magvit2(config).apply({"params": params}, video, hardness)
-    error = jnp.mean((restored - video) ** 2)
+    dtype = loss_config.compute_dtype
+    model = {"params": _cast(params, dtype)}
+    restored, latents = Magvit2(config).apply(model, video.astype(dtype), hardness)
+    restored = restored.astype(jnp.float32)
+    squared = (restored - video) ** 2
+    error = jnp.mean(squared)
     quantizer = config.quantizer
     quantizer_loss, measures = quantizer.losses(latents, step, loss_config.quantizer)
     ids = quantizer.to_ids(latents)
-    bits = jnp.mean(quantizer.from_ids(ids).reshape(-1, quantizer.num_channels), axis=0)
+    used = lfq.used_codes(ids, config.num_codes)
+    means = jnp.mean(quantizer.from_ids(ids).reshape(-1, quantizer.num_channels), axis=0)
     measures |= {
-        "psnr_db": -10.0 * jnp.log10(error + 1e-10),
-        "codes_used": lfq.codes_used(ids, config.num_codes),
-        "largest_bit_mean": jnp.max(jnp.abs(bits)),
+        "psnr_db": _decibels(error),
+        "psnr_db_first": _decibels(jnp.mean(squared[:, 0])),
+        "codes_used": jnp.sum(used),
+        "num_tokens": jnp.float32(ids.size),
+        "largest_bit_mean": jnp.max(jnp.abs(means)),
     }
+    measures |= {f"channel_mean/{i:02}": mean for i, mean in enumerate(means)}
+    if video.shape[1] > 1:
+        measures["psnr_db_later"] = _decibels(jnp.mean(squared[:, 1:]))
     loss = loss_config.reconstruction_weight * error + quantizer_loss
-    return loss, (measures, restored)
+    return loss, (measures, restored, used)
+
+
+def _decibels(error):
+    """PSNR of pixels in [0, 1]."""
+    return -10.0 * jnp.log10(error + 1e-10)
 
 
 def tokenizer_params(state: TrainState) -> Any:

@@ -121,7 +121,8 @@ def test_losses_add_up(key):
 
 
 def test_codes_used_counts_different_codes():
-    assert lfq.codes_used(jnp.array([[3, 3], [0, 7]]), 8) == 3
+    used = lfq.used_codes(jnp.array([[3, 3], [0, 7]]), 8)
+    np.testing.assert_array_equal(np.flatnonzero(used), [0, 3, 7])
 
 
 def test_refuses_a_temperature_of_zero():

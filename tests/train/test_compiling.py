@@ -27,13 +27,21 @@ def init(key):
 
 @pytest.fixture
 def compiler():
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def shard(tree):
+        return jax.tree.map(lambda leaf: here, tree)
+
+    def placed(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
     batches = {
-        "short": jax.ShapeDtypeStruct((2,), np.float32),
-        "long": jax.ShapeDtypeStruct((3,), np.float32),
+        "short": placed(jax.ShapeDtypeStruct((2,), np.float32)),
+        "long": placed(jax.ShapeDtypeStruct((3,), np.float32)),
     }
-    return BackgroundCompiler(
-        step_compiles(TrainStep(gradients=gradients, update=update), init, batches)
-    )
+    state = jax.tree.map(placed, jax.eval_shape(init, jax.random.key(0)))
+    step = TrainStep(gradients=gradients, update=update)
+    return BackgroundCompiler(step_compiles(step, state, batches, shard))
 
 
 def test_compiled_halves_are_the_step(compiler):

@@ -149,3 +149,16 @@ def test_metrics_are_complete(undisturbed):
     assert [row["step"] for row in train] == list(range(5, NUM_STEPS + 1, 5))
     assert {"loss_nats", "grad_norm", "loss/odd"} <= set().union(*train)
     assert [row["step"] for row in rows if row["kind"] == "eval"] == [20, 40, 60]
+
+
+def test_notes_and_warnings_are_said_and_a_warning_only_once(tmp_path, capsys):
+    program = dataclasses.replace(
+        toy_program.make(30),
+        note=lambda measures: f"norm {measures['grad_norm'] >= 0}",
+        alarms=lambda step, row: {"high": f"norm {row['grad_norm'] >= 0}"} if step > 5 else {},
+    )
+    loop.run(program, toy_program.config(tmp_path, 30, log_period=5))
+    said = capsys.readouterr()
+    assert "WARNING at step 10: norm True" in said.err + said.out
+    assert (said.err + said.out).count("WARNING") == 1
+    assert ", norm True" in said.err + said.out

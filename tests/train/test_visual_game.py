@@ -94,7 +94,10 @@ def test_each_shape_has_its_discriminator_and_moves_only_that(programs, state, k
 def test_measures_of_the_game_and_the_rarer_slope_penalty(programs, state, key):
     _, rows = run(programs, state, key, ["images", "5_frames", "5_frames"])
     names = {"adversarial", "discriminator", "logit_real", "logit_fake", "r1", "lecam"}
-    assert names <= set(rows[0]) and np.isfinite([list(row.values()) for row in rows]).all()
+    assert (
+        names <= set(rows[0])
+        and np.isfinite([value for row in rows for value in row.values()]).all()
+    )
     assert [row["r1"] > 0 for row in rows] == [True, False, True]
 
 

@@ -7,7 +7,7 @@ The entropy term asks for sure bits in every token and for all codes alike over 
 softmax over 2^D codes factorises over bits, p(bit = +1) = sigmoid(4 z / temperature), so both
 entropies are exact without a tensor of tokens x codes: see `mean_code_probabilities`.
 
-Axes: D bits, N tokens, G ids a token (1 unless the bits are split).
+Axes: D bits, N tokens, G ids a token (1 unless the bits are split), V codes.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from poet.typing import Array, Float, Int
+from poet.typing import Array, Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,9 +160,9 @@ def losses(
     }
 
 
-def codes_used(ids: Int[Array, "*N"], num_codes: int) -> Int[Array, ""]:
-    """How many different codes occur."""
-    return jnp.sum(jnp.zeros(num_codes, jnp.int32).at[ids.reshape(-1)].set(1))
+def used_codes(ids: Int[Array, "*N"], num_codes: int) -> Bool[Array, "V"]:
+    """For every code whether it occurs."""
+    return jnp.zeros(num_codes, bool).at[ids.reshape(-1)].set(True)
 
 
 def _outer_over_bits(logits):

@@ -1,0 +1,89 @@
+"""The step of the visual tokenizer: measures, codes in use, bfloat16."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from poet.tokenizers.discriminator import DiscriminatorConfig
+from poet.tokenizers.magvit2 import MagvitConfig
+from poet.tokenizers.quantizers.lfq import LfqLossConfig
+from poet.train import compiling, visual_step
+from poet.train.visual_step import VisualLossConfig
+
+MODEL = MagvitConfig(
+    base_channels=4, multipliers=(1, 1, 2, 2), blocks_per_stage=1, norm_groups=2, num_bits=4
+)
+LOSSES = VisualLossConfig(
+    quantizer=LfqLossConfig(temperature=1.0),
+    discriminator=DiscriminatorConfig(base_channels=4, multipliers=(1, 2)),
+    codes_window=2,
+)
+SHAPE = (2, 5, 16, 16, 3)
+TX = optax.sgd(0.0)
+
+
+def gradients(losses):
+    """(what passes to the update, measures) of a step in the middle of annealing, on noise."""
+    init = functools.partial(
+        visual_step.init, config=MODEL, loss_config=losses, tx=TX, clip_shapes=[SHAPE[1:4]]
+    )
+    state = compiling.run_once(init, jax.random.key(0))
+    batch = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
+    step = visual_step.make_step(MODEL, losses, TX)
+    return compiling.run_once(step.gradients, state, jnp.asarray(batch), jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return gradients(LOSSES)
+
+
+def test_first_and_later_frames_make_up_the_whole(exact):
+    error = {name: 10 ** (-exact[1][name] / 10) for name in exact[1] if name.startswith("psnr_db")}
+    assert error.keys() == {"psnr_db", "psnr_db_first", "psnr_db_later"}
+    whole = (error["psnr_db_first"] + 4 * error["psnr_db_later"]) / 5
+    np.testing.assert_allclose(whole, error["psnr_db"], rtol=1e-4)
+
+
+def test_means_of_channels_and_tokens_are_said(exact):
+    means = [float(exact[1][f"channel_mean/{i:02}"]) for i in range(4)]
+    assert max(map(abs, means)) == pytest.approx(float(exact[1]["largest_bit_mean"]))
+    assert exact[1]["num_tokens"] == 2 * 2 * 2 * 2
+    assert exact[1]["codes_used"] == np.sum(exact[0]["used"])
+
+
+def test_codes_used_lately_are_of_the_window():
+    used_at = jnp.full(16, visual_step._NEVER, jnp.int32).at[jnp.array([3, 4])].set(7)
+    state = visual_step.init(jax.random.key(0), MODEL, VisualLossConfig(), TX)
+    state = state.replace(step=jnp.int32(8), extra={"used_at": used_at.at[5].set(6)})
+    grads = {
+        "params": jax.tree.map(jnp.zeros_like, state.params),
+        "game": {},
+        "used": jnp.zeros(16, bool).at[9].set(True),
+    }
+    update = functools.partial(visual_step.apply_gradients, loss_config=LOSSES, tx=TX)
+    state, measures = update(state, grads, jax.random.key(0))
+    assert measures["codes_used_lately"] == 3, "9 now, 3 and 4 a step ago, 5 is too long ago"
+    assert state.extra["used_at"][9] == 8
+
+
+def test_bfloat16_is_near_float32_and_keeps_its_gradients_in_float32(exact):
+    rounded = gradients(dataclasses.replace(LOSSES, compute_dtype="bfloat16"))
+    for name, value in rounded[1].items():
+        assert np.isfinite(value), name
+    assert rounded[1]["loss"] != exact[1]["loss"], "bfloat16 was asked for"
+    for name in ("loss", "token_entropy_nats", "adversarial", "discriminator", "psnr_db"):
+        np.testing.assert_allclose(rounded[1][name], exact[1][name], rtol=0.05, err_msg=name)
+    left, right = (jax.flatten_util.ravel_pytree(side[0]["params"])[0] for side in (exact, rounded))
+    assert right.dtype == jnp.float32
+    assert jnp.vdot(left, right) > 0.97 * jnp.linalg.norm(left) * jnp.linalg.norm(right)
+
+
+def test_other_types_are_refused():
+    with pytest.raises(ValueError, match="compute_dtype='float16' must be 'float32' or 'bfloat16'"):
+        VisualLossConfig(compute_dtype="float16")
