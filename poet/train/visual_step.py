@@ -1,7 +1,8 @@
 """One training step of the visual tokenizer, pure: reconstruction, quantizer, adversarial losses.
 
 `TrainState.extra` holds the step at which each code was used last ("used_at"), the moving average
-of the parameters when one is asked for ("ema"), and for each shape of clips its discriminator with
+of the parameters when one is asked for ("ema"), the frozen network of the perceptual term
+("perceptual"), and for each shape of clips its discriminator with
 optimizer and running means ("game"): the last layers of a discriminator read the whole grid, so
 pictures and clips have one each, and none is inflated.
 
@@ -17,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from poet.tokenizers import adversarial, inflation, magvit2
+from poet.tokenizers import adversarial, inflation, magvit2, perceptual
 from poet.tokenizers.adversarial import AdversarialConfig
 from poet.tokenizers.discriminator import Discriminator, DiscriminatorConfig
 from poet.tokenizers.magvit2 import Magvit2, MagvitConfig
+from poet.tokenizers.perceptual import PerceptualConfig
 from poet.tokenizers.quantizers import lfq
 from poet.train import state as train_state
 from poet.train.state import TrainState
@@ -43,6 +45,7 @@ class VisualLossConfig:
         the tokenizer has the last step's parameters.
       discriminator: Sizes of the discriminators; None trains without.
       adversarial: Weights of the game with them.
+      perceptual: Network and weight of the perceptual term; None trains without.
       hardening_steps: Steps over which latents turn from bounded numbers to signs; 0 takes the
         signs from the first step, as the paper does.
       compute_dtype: Of the convolutions, "float32" or "bfloat16". Parameters, statistics of norms,
@@ -56,6 +59,7 @@ class VisualLossConfig:
     ema_decay: float = 0.0
     discriminator: DiscriminatorConfig | None = None
     adversarial: AdversarialConfig = AdversarialConfig()
+    perceptual: PerceptualConfig | None = None
     hardening_steps: int = 0
     compute_dtype: str = "float32"
     codes_window: int = 100
@@ -93,6 +97,8 @@ def init(
     extra = {"used_at": jnp.full(config.num_codes, _NEVER, jnp.int32)}
     if loss_config.ema_decay:
         extra["ema"] = jax.tree.map(jnp.copy, params)
+    if loss_config.perceptual is not None:
+        extra["perceptual"] = jax.tree.map(jnp.asarray, perceptual.load(loss_config.perceptual))
     if loss_config.discriminator is not None:
         extra["game"] = {
             _shape_name(shape): _init_game(jax.random.fold_in(key, i), loss_config, shape)
@@ -151,6 +157,11 @@ def gradients(
 
     def loss_fn(params):
         loss, (measures, restored, used) = losses(params, video, state.step, config, loss_config)
+        if loss_config.perceptual is not None:
+            pairs = [each.reshape(-1, *each.shape[2:]) for each in (video, restored)]
+            seen = perceptual.distance(state.extra["perceptual"], *pairs, loss_config.perceptual)
+            loss += loss_config.perceptual.weight * seen
+            measures |= {"perceptual": seen}
         if side is not None:
             fooled = adversarial.generator_loss(_logits(side["params"], restored, loss_config))
             loss += loss_config.adversarial.generator_weight * fooled

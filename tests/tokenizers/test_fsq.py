@@ -96,3 +96,17 @@ def test_a_tokenizer_with_levels_instead_of_bits(key):
 def test_refusals(levels):
     with pytest.raises(ValueError, match=r"expected at least one channel, at least 2 levels"):
         MagvitConfig(fsq_levels=levels)
+
+
+def test_codes_split_by_channels_and_join_again():
+    quantizer = choice.Fsq((8, 6, 5))
+    assert quantizer.group_sizes(2) == (48, 5)
+    ids = jnp.arange(240)
+    groups = choice.to_group_ids(quantizer, ids, 2)
+    np.testing.assert_array_equal(groups[:3], [[0, 0], [1, 0], [2, 0]])
+    np.testing.assert_array_equal(groups[-1], [47, 4])
+    np.testing.assert_array_equal(choice.from_group_ids(quantizer, groups), ids)
+    with pytest.raises(ValueError, match="4 groups of 3 channels: expected 1 to 3 groups"):
+        quantizer.group_sizes(4)
+    with pytest.raises(ValueError, match="5 channels in groups of 2 make 3 groups, not 4"):
+        choice.Lfq(5).group_sizes(4)

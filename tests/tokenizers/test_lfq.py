@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet.tokenizers.quantizers import lfq
+from poet.tokenizers.quantizers import choice, lfq
 
 # What the original codebase's own test asserts (first two rows), and the same computed with the
 # random numbers that jax gives by default today.
@@ -62,12 +62,13 @@ def test_ids_and_signs_go_round():
 
 def test_ids_split_in_two_are_low_bits_then_high_bits():
     ids = jnp.array([0, 5, 511, 512, 2**18 - 1])
-    halves = lfq.to_group_ids(ids, 18, 2)
+    halves = choice.to_group_ids(choice.Lfq(18), ids, 2)
     assert halves.tolist() == [[0, 0], [5, 0], [511, 0], [0, 1], [511, 511]]
-    np.testing.assert_array_equal(lfq.from_group_ids(halves, 18), ids)
+    np.testing.assert_array_equal(choice.from_group_ids(choice.Lfq(18), halves), ids)
     # Seven bits in two groups: four and three.
+    odd = choice.Lfq(7)
     np.testing.assert_array_equal(
-        lfq.from_group_ids(lfq.to_group_ids(jnp.arange(128), 7, 2), 7), jnp.arange(128)
+        choice.from_group_ids(odd, choice.to_group_ids(odd, jnp.arange(128), 2)), jnp.arange(128)
     )
 
 

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors.numpy import save_file
 
 from poet.tokenizers.discriminator import DiscriminatorConfig
 from poet.tokenizers.magvit2 import MagvitConfig
+from poet.tokenizers.perceptual import PerceptualConfig
 from poet.tokenizers.quantizers.lfq import LfqLossConfig
 from poet.train import compiling, visual_step
 from poet.train.visual_step import VisualLossConfig
@@ -87,3 +89,21 @@ def test_bfloat16_is_near_float32_and_keeps_its_gradients_in_float32(exact):
 def test_other_types_are_refused():
     with pytest.raises(ValueError, match="compute_dtype='float16' must be 'float32' or 'bfloat16'"):
         VisualLossConfig(compute_dtype="float16")
+
+
+def test_the_perceptual_term_adds_its_weight(tmp_path, exact):
+    rng, tensors, inputs = np.random.default_rng(0), {}, 3
+    for index in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28):
+        tensors[f"features.{index}.weight"] = rng.normal(size=(2, inputs, 3, 3))
+        tensors[f"features.{index}.bias"] = rng.normal(size=2)
+        inputs = 2
+    tensors |= {f"lin{tap}.weight": rng.random((1, 2, 1, 1)) for tap in range(5)}
+    path = tmp_path / "vgg.safetensors"
+    save_file({name: value.astype(np.float32) for name, value in tensors.items()}, path)
+    config = PerceptualConfig(files=(str(path),), weight=0.3)
+    losses = dataclasses.replace(LOSSES, perceptual=config, discriminator=None)
+    _, measures = gradients(losses)
+    alone = exact[1]["loss"] - LOSSES.adversarial.generator_weight * exact[1]["adversarial"]
+    added = 0.3 * measures["perceptual"]
+    assert added > 0
+    np.testing.assert_allclose(measures["loss"], alone + added, rtol=1e-5)

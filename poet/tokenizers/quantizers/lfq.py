@@ -7,7 +7,7 @@ The entropy term asks for sure bits in every token and for all codes alike over 
 softmax over 2^D codes factorises over bits, p(bit = +1) = sigmoid(4 z / temperature), so both
 entropies are exact without a tensor of tokens x codes: see `mean_code_probabilities`.
 
-Axes: D bits, N tokens, G ids a token (1 unless the bits are split), V codes.
+Axes: D bits, N tokens, V codes.
 """
 
 import dataclasses
@@ -83,24 +83,6 @@ def from_ids(ids: Int[Array, "*N"], num_bits: int) -> Float[Array, "*N D"]:
     shifts = jnp.arange(num_bits, dtype=ids.dtype).reshape((1,) * ids.ndim + (-1,))
     bits = (ids[..., None] >> shifts) & 1
     return 2.0 * bits.astype(jnp.float32) - 1.0
-
-
-def to_group_ids(ids: Int[Array, "*N"], num_bits: int, num_groups: int) -> Int[Array, "*N G"]:
-    """Splits each id into several smaller ones, the lowest bits first.
-
-    A group has ceil(D / G) bits; the last one may be shorter.
-    """
-    group_bits = math.ceil(num_bits / num_groups)
-    starts = group_bits * jnp.arange(num_groups, dtype=ids.dtype)
-    starts = starts.reshape((1,) * ids.ndim + (-1,))
-    return (ids[..., None] >> starts) & (2**group_bits - 1)
-
-
-def from_group_ids(group_ids: Int[Array, "*N G"], num_bits: int) -> Int[Array, "*N"]:
-    """Joins what `to_group_ids` split."""
-    num_groups = group_ids.shape[-1]
-    starts = math.ceil(num_bits / num_groups) * jnp.arange(num_groups, dtype=group_ids.dtype)
-    return jnp.sum(group_ids << starts.reshape((1,) * (group_ids.ndim - 1) + (-1,)), axis=-1)
 
 
 def commitment(latents: Float[Array, "*N D"]) -> Float[Array, ""]:

@@ -1,0 +1,147 @@
+"""Scores a tokenizer on held-out media: what its codes lose.
+
+    python tools/score_tokenizer.py --tokenizer out/tokenizers/visual --media out/shapes \
+        --size_px 64 --picture out/reconstructions.png
+    python tools/score_tokenizer.py --tokenizer out/tokenizers/audio --media out/shapes
+
+Pictures: PSNR and SSIM of first and later frames, the share of the codes that occurs, the Frechet
+distance of first frames in toy features. Sound: signal to noise, codes a level, and for the shapes
+world the share of clips whose pitch is heard again.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from poet.evals import frechet, pictures
+from poet.main import commands
+from poet.shapes_world import files, hearing
+from poet.tokenizers import protocol
+from poet.train import tokenizer_media
+from poet.train.progress import Progress
+
+_BATCH = 16
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the scores as one JSON object."""
+    return commands.run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokenizer", required=True, help="a folder of `poet train-tokenizer`")
+    parser.add_argument("--media", required=True, help="a folder of media files or a manifest")
+    parser.add_argument("--split", default="held_out", help="of the manifest")
+    parser.add_argument("--num_files", type=int, default=0, help="the first so many; 0 takes all")
+    parser.add_argument("--size_px", type=int, default=64, help="height and width of the clips")
+    parser.add_argument("--num_frames", type=int, default=17, help="1 + 4k frames a clip")
+    parser.add_argument("--picture", help="PNG of clips over their reconstructions")
+    args = parser.parse_args(argv)
+    tokenizer = protocol.load(args.tokenizer)
+    rows = tokenizer_media.rows_of_split(args.media, args.split)[: args.num_files or None]
+    score = score_visual if hasattr(tokenizer, "num_codes") else score_audio
+    facts = {"tokenizer": tokenizer.fingerprint, "split": args.split, "files": len(rows)}
+    print(json.dumps(facts | score(tokenizer, rows, args), indent=2))
+    return 0
+
+
+def score_visual(tokenizer, rows, args) -> dict:
+    """Scores of clips through a visual tokenizer and back."""
+    clips = tokenizer_media.read_frames(
+        rows,
+        height_px=args.size_px,
+        width_px=args.size_px,
+        num_frames=args.num_frames,
+        frames_per_second=8.0,
+    )
+    used, psnr, ssim, firsts = np.zeros(tokenizer.num_codes, bool), [], [], []
+    with Progress("score", len(clips), unit="clips") as progress:
+        for start in range(0, len(clips), _BATCH):
+            original = clips[start : start + _BATCH].astype(np.float32) / 255.0
+            codes = tokenizer.encode(original)
+            restored = np.clip(np.asarray(tokenizer.decode(codes)), 0.0, 1.0)
+            used[np.unique(codes)] = True
+            psnr.append(pictures.psnr_db(original, restored))
+            ssim.append(pictures.ssim(original, restored))
+            firsts.append((original[:, 0], restored[:, 0]))
+            if args.picture and start == 0:
+                _save_strips(Path(args.picture), original, restored)
+            progress.update(start + len(original))
+    psnr, ssim = np.concatenate(psnr), np.concatenate(ssim)
+    error = 10 ** (-psnr / 10)
+    features = [frechet.toy_features(np.concatenate(side)) for side in zip(*firsts, strict=True)]
+    return {
+        "clips": len(clips),
+        "psnr_db": _decibels(error),
+        "psnr_db_first": _decibels(error[:, 0]),
+        "psnr_db_later": _decibels(error[:, 1:]) if error.shape[1] > 1 else None,
+        "psnr_db_mean_of_clips": float(np.mean(-10 * np.log10(error.mean(axis=1)))),
+        "ssim_first": float(ssim[:, 0].mean()),
+        "ssim_later": float(ssim[:, 1:].mean()) if error.shape[1] > 1 else None,
+        "codes_used": int(used.sum()),
+        "codes_used_share": float(used.mean()),
+        "frechet_first_frames_toy64": frechet.frechet_distance(*features),
+    }
+
+
+def score_audio(tokenizer, rows, args) -> dict:
+    """Scores of sounds through an audio tokenizer and back."""
+    specs = _shapes_specs(args.media)
+    noise, signal, levels, heard = 0.0, 0.0, [], []
+    length = 2 * tokenizer.sample_rate_hz
+    length -= length % tokenizer.samples_per_frame
+    with Progress("score", len(rows), unit="files") as progress:
+        for done, row in enumerate(rows, start=1):
+            waves = tokenizer_media.read_sounds(
+                [row], num_samples=length, sample_rate_hz=tokenizer.sample_rate_hz
+            )
+            codes = tokenizer.encode(waves)
+            restored = tokenizer.decode(codes, length)
+            noise += float(((restored - waves) ** 2).sum())
+            signal += float((waves**2).sum())
+            levels.append(codes.transpose(1, 0, 2).reshape(codes.shape[1], -1))
+            spec = specs.get(row.path.name)
+            if spec is not None:
+                pitch = hearing.hear_pitch(restored[0], hearing.hear_clicks(restored[0]))
+                heard.append(hearing.name_pitch(pitch) == spec.colour)
+            progress.update(done)
+    scores = {
+        "snr_db": float(10 * np.log10(signal / max(noise, 1e-12))),
+        "codes_used": [len(np.unique(level)) for level in np.concatenate(levels, axis=1)],
+    }
+    return scores | ({"pitch_recovered": float(np.mean(heard))} if heard else {})
+
+
+def _shapes_specs(media: str) -> dict:
+    """{file name: spec} of a folder of the shapes world, {} of other media."""
+    path = Path(media)
+    path = path / files.MANIFEST_NAME if path.is_dir() else path
+    try:
+        specs = files.read_specs(path)
+    except (OSError, ValueError):
+        return {}
+    return {Path(name).name: spec for name, spec in specs.items()}
+
+
+def _decibels(error) -> float:
+    return float(-10 * np.log10(error.mean()))
+
+
+def _save_strips(path: Path, original, restored, num_clips: int = 6) -> None:
+    """Every fourth frame of some clips over what became of them."""
+    from PIL import Image
+
+    rows = []
+    for clip in range(min(num_clips, len(original))):
+        rows += [np.concatenate(list(side[clip, ::4]), axis=1) for side in (original, restored)]
+    pixels = (np.concatenate(rows) * 255).round().astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).resize((pixels.shape[1] * 2, pixels.shape[0] * 2), 0).save(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
