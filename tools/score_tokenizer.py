@@ -20,7 +20,7 @@ from poet.evals import frechet, pictures
 from poet.main import commands
 from poet.shapes_world import files, hearing
 from poet.tokenizers import protocol
-from poet.train import tokenizer_media
+from poet.train import tokenizer_media, tokenizer_preview
 from poet.train.progress import Progress
 
 _BATCH = 16
@@ -58,30 +58,21 @@ def score_visual(tokenizer, rows, args) -> dict:
         num_frames=args.num_frames,
         frames_per_second=8.0,
     )
-    used, psnr, ssim, firsts = np.zeros(tokenizer.num_codes, bool), [], [], []
+    used, restored = np.zeros(tokenizer.num_codes, bool), []
+    originals = clips.astype(np.float32) / 255.0
     with Progress("score", len(clips), unit="clips") as progress:
         for start in range(0, len(clips), _BATCH):
-            original = clips[start : start + _BATCH].astype(np.float32) / 255.0
-            codes = tokenizer.encode(original)
-            restored = np.clip(np.asarray(tokenizer.decode(codes)), 0.0, 1.0)
+            codes = tokenizer.encode(originals[start : start + _BATCH])
             used[np.unique(codes)] = True
-            psnr.append(pictures.psnr_db(original, restored))
-            ssim.append(pictures.ssim(original, restored))
-            firsts.append((original[:, 0], restored[:, 0]))
-            if args.picture and start == 0:
-                _save_strips(Path(args.picture), original, restored)
-            progress.update(start + len(original))
-    psnr, ssim = np.concatenate(psnr), np.concatenate(ssim)
-    error = 10 ** (-psnr / 10)
-    features = [frechet.toy_features(np.concatenate(side)) for side in zip(*firsts, strict=True)]
+            restored.append(np.clip(np.asarray(tokenizer.decode(codes)), 0.0, 1.0))
+            progress.update(start + len(codes))
+    restored = np.concatenate(restored)
+    if args.picture:
+        _save(Path(args.picture), tokenizer_preview.strips(originals[:6], restored[:6]))
+    features = [frechet.toy_features(side[:, 0]) for side in (originals, restored)]
     return {
         "clips": len(clips),
-        "psnr_db": _decibels(error),
-        "psnr_db_first": _decibels(error[:, 0]),
-        "psnr_db_later": _decibels(error[:, 1:]) if error.shape[1] > 1 else None,
-        "psnr_db_mean_of_clips": float(np.mean(-10 * np.log10(error.mean(axis=1)))),
-        "ssim_first": float(ssim[:, 0].mean()),
-        "ssim_later": float(ssim[:, 1:].mean()) if error.shape[1] > 1 else None,
+        **pictures.compare(originals, restored),
         "codes_used": int(used.sum()),
         "codes_used_share": float(used.mean()),
         "frechet_first_frames_toy64": frechet.frechet_distance(*features),
@@ -127,20 +118,12 @@ def _shapes_specs(media: str) -> dict:
     return {Path(name).name: spec for name, spec in specs.items()}
 
 
-def _decibels(error) -> float:
-    return float(-10 * np.log10(error.mean()))
-
-
-def _save_strips(path: Path, original, restored, num_clips: int = 6) -> None:
-    """Every fourth frame of some clips over what became of them."""
+def _save(path: Path, pixels: np.ndarray) -> None:
     from PIL import Image
 
-    rows = []
-    for clip in range(min(num_clips, len(original))):
-        rows += [np.concatenate(list(side[clip, ::4]), axis=1) for side in (original, restored)]
-    pixels = (np.concatenate(rows) * 255).round().astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).resize((pixels.shape[1] * 2, pixels.shape[0] * 2), 0).save(path)
+    size = (pixels.shape[1] * 2, pixels.shape[0] * 2)
+    Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(path)
 
 
 if __name__ == "__main__":

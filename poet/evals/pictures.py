@@ -1,6 +1,6 @@
 """PSNR and SSIM of pictures, as MAGVIT measures them.
 
-Axes: N pictures, Y rows, X columns.
+Axes: N pictures, W clips, T frames, Y rows, X columns.
 """
 
 import numpy as np
@@ -42,6 +42,29 @@ def ssim(
     likeness = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
     likeness = likeness * (2 * covariance + _C2) / (variance_a + variance_b + _C2)
     return np.asarray(likeness.mean(axis=(-2, -1)))
+
+
+def compare(
+    originals: Float[np.ndarray, "W T Y X 3"], restored: Float[np.ndarray, "W T Y X 3"]
+) -> dict[str, float]:
+    """Scores of clips, first frames and later ones apart: a causal model begins with a picture.
+
+    PSNR is of the mean error of all pixels; SSIM is left out where pictures are too small.
+    """
+    error = ((originals.astype(np.float64) - restored) ** 2).mean(axis=(-3, -2, -1))
+    scores = {"psnr_db": _decibels(error), "psnr_db_first": _decibels(error[:, 0])}
+    if error.shape[1] > 1:
+        scores["psnr_db_later"] = _decibels(error[:, 1:])
+    if min(originals.shape[-3:-1]) >= _WINDOW:
+        likeness = ssim(originals, restored)
+        scores["ssim_first"] = float(likeness[:, 0].mean())
+        if error.shape[1] > 1:
+            scores["ssim_later"] = float(likeness[:, 1:].mean())
+    return scores
+
+
+def _decibels(error) -> float:
+    return float(-10.0 * np.log10(max(1e-10, error.mean())))
 
 
 def _blur(grey):

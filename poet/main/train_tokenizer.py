@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     files, bindings, rest = commands.split_gin(argv)
     parser = commands.parser(__doc__, "train-tokenizer")
-    parser.add_argument("--media", required=True, help="folder of files, or a manifest")
+    parser.add_argument("--media", required=True, help="folder of files, a manifest, or tfds:NAME")
     parser.add_argument("--out", required=True, help="folder of the tokenizer")
     flags = parser.parse_args(rest)
     if not files:
@@ -32,11 +32,14 @@ def _run(argv: list[str]) -> int:
 
     import gin
 
+    from poet.evals import pictures
     from poet.train import tokenizer_run
 
     commands.read_gin(files, bindings)
     run = commands.call_configured(tokenizer_run.TokenizerRun)
-    fingerprint = tokenizer_run.train(run, flags.media, Path(flags.out), gin.operative_config_str)
+    fingerprint = tokenizer_run.train(
+        run, flags.media, Path(flags.out), gin.operative_config_str, pictures.compare
+    )
     print(f"Tokenizer {fingerprint[:12]} after {run.num_steps:,} steps: {flags.out}")
     return 0
 

@@ -52,9 +52,23 @@ def read_image(
             f"{path} is not a readable image ({type(error).__name__}); give a PNG or JPEG file."
         ) from error
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    if height_px is not None:
-        image = ImageOps.fit(image, (width_px, height_px), _kernel(image, height_px, width_px))
-    return np.asarray(image)
+    return np.asarray(image if height_px is None else _fitted(image, height_px, width_px))
+
+
+def fit_pixels(
+    pixels: UInt8[np.ndarray, "_ _ C"], height_px: int, width_px: int
+) -> UInt8[np.ndarray, "Y X 3"]:
+    """The largest centred part of that shape, resized as by `read_image`; grey becomes RGB."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0]).convert("RGB")
+    return np.asarray(_fitted(image, height_px, width_px))
+
+
+def _fitted(image, height_px: int, width_px: int):
+    from PIL import ImageOps
+
+    return ImageOps.fit(image, (width_px, height_px), _kernel(image, height_px, width_px))
 
 
 def _kernel(image, height_px: int, width_px: int):

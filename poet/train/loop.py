@@ -47,7 +47,8 @@ class Program:
       step_for: group -> compiled (state, batch, key) -> (state, measures). Called once a group; the
         state is donated; it folds `state.step` into the key itself. Measures are scalars; one is
         called "loss_nats" or "loss".
-      evaluate: (state, step) -> {name: number}, or None. Must not donate the state.
+      evaluate: (state, step) -> {name: number}, or None. Must not donate the state. A value may
+        also be a picture, uint8 [rows, columns, 3], or a clip of them: those go to TensorBoard.
       place: batch -> batch on the devices. The default puts it on the default device.
       state_shapes: State of ShapeDtypeStructs with shardings, to restore into. None: a fresh state
         is made and serves as the pattern, which costs its memory for a moment.
@@ -194,8 +195,12 @@ def _evaluate(program, state, step, writer, progress) -> None:
     measures = program.evaluate(state, step)
     if not measures:
         return
-    writer.write(step, "eval", {name: float(value) for name, value in measures.items()})
-    words = ", ".join(f"{name} {float(value):.4g}" for name, value in measures.items())
+    numbers = {name: float(value) for name, value in measures.items() if np.ndim(value) == 0}
+    writer.write(step, "eval", numbers)
+    writer.write_pictures(
+        step, {name: value for name, value in measures.items() if name not in numbers}
+    )
+    words = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
     progress.say(f"  step {step:,} held out: {words}")
 
 

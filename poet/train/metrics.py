@@ -4,12 +4,14 @@ A restarted run drops the rows after the step it restored, so that the files rea
 happened.
 """
 
+import io
 import json
 import pathlib
 import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 FILE = "metrics.jsonl"
@@ -56,6 +58,29 @@ class MetricsWriter:
             if not isinstance(value, str):
                 self._board.add_scalar(f"{kind}/{name}", float(value), step)
         self._file.write(json.dumps(row) + "\n")
+
+    def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Adds pictures, uint8 [Y, X, 3], and clips of them [T, Y, X, 3] to TensorBoard only.
+
+        Clips are animated GIFs of 8 frames a second: its browser plays them with nothing installed.
+        """
+        from PIL import Image
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        for name, pixels in pictures.items():
+            frames = [Image.fromarray(frame) for frame in (pixels[None], pixels)[pixels.ndim == 4]]
+            file = io.BytesIO()
+            is_clip = len(frames) > 1
+            more = {"save_all": True, "append_images": frames[1:], "duration": 125, "loop": 0}
+            frames[0].save(file, "GIF" if is_clip else "PNG", **(more if is_clip else {}))
+            image = Summary.Image(
+                height=pixels.shape[-3],
+                width=pixels.shape[-2],
+                colorspace=3,
+                encoded_image_string=file.getvalue(),
+            )
+            value = Summary.Value(tag=f"eval/{name}", image=image)
+            self._board.file_writer.add_summary(Summary(value=[value]), step)
 
     def flush(self) -> None:
         """Puts everything written so far on disk (and a copy at a remote MODEL_DIR)."""

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import logging
@@ -21,16 +22,25 @@ from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow
 from poet.typing import Float, UInt8
 
+if TYPE_CHECKING:
+    from poet.data import tfds_media
+
 # What a row without a split counts as.
 _DEFAULT_SPLIT = "train"
+# Before the name of a TFDS dataset.
+_TFDS = "tfds:"
 
 
-def rows_of_split(media: str, split: str) -> list[ManifestRow]:
-    """Returns the rows of a manifest or folder that belong to a split.
+def rows_of_split(media: str, split: str) -> "list[ManifestRow] | tfds_media.TfdsSplit":
+    """Returns the rows of a manifest, folder or TFDS dataset ("tfds:NAME") of a split.
 
     Raises:
       ValueError: when there are none, naming the splits that there are.
     """
+    if media.startswith(_TFDS):
+        from poet.data import tfds_media
+
+        return tfds_media.open_split(media.removeprefix(_TFDS), split)
     rows = manifest.read_manifest(media)
     kept = [row for row in rows if (row.split or _DEFAULT_SPLIT) == split]
     if not kept:
@@ -41,10 +51,19 @@ def rows_of_split(media: str, split: str) -> list[ManifestRow]:
     return kept
 
 
-def media_key(rows: Sequence[ManifestRow], facts: dict) -> str:
+def splits(media: str) -> set[str]:
+    """Names of the splits that the media have."""
+    if media.startswith(_TFDS):
+        from poet.data import tfds_media
+
+        return tfds_media.splits(media.removeprefix(_TFDS))
+    return {row.split or _DEFAULT_SPLIT for row in manifest.read_manifest(media)}
+
+
+def media_key(rows: "Sequence[ManifestRow] | tfds_media.TfdsSplit", facts: dict) -> str:
     """A name for what reading these rows with these settings gives; changes with the files."""
-    listed = []
-    for row in rows:
+    listed = [] if isinstance(rows, Sequence) else [repr(rows)]
+    for row in rows if isinstance(rows, Sequence) else ():
         stat = os.stat(row.path) if row.path.exists() else None
         size = (stat.st_size, stat.st_mtime_ns) if stat else None
         listed.append([str(row.path), row.start_s, row.end_s, size])
@@ -53,7 +72,7 @@ def media_key(rows: Sequence[ManifestRow], facts: dict) -> str:
 
 
 def read_frames(
-    rows: Sequence[ManifestRow],
+    rows: "Sequence[ManifestRow] | tfds_media.TfdsSplit",
     *,
     height_px: int,
     width_px: int,
@@ -66,6 +85,8 @@ def read_frames(
     Raises:
       ValueError: when no file gives a clip.
     """
+    if not isinstance(rows, Sequence):
+        return rows.frames(height_px, width_px, num_frames, on_file)
     from poet.data.clips import ClipRules, cut_clips
 
     rules = ClipRules(
@@ -83,7 +104,7 @@ def read_frames(
 
 
 def read_sounds(
-    rows: Sequence[ManifestRow],
+    rows: "Sequence[ManifestRow] | tfds_media.TfdsSplit",
     *,
     num_samples: int,
     sample_rate_hz: int,
@@ -94,6 +115,11 @@ def read_sounds(
     Raises:
       ValueError: when no file has so much sound.
     """
+
+    if not isinstance(rows, Sequence):
+        raise ValueError(
+            "Sound is read from media files, not from TFDS datasets; give a folder or a manifest."
+        )
 
     def read(row: ManifestRow) -> Iterable[np.ndarray]:
         if not sound.has_sound(row.path):

@@ -40,9 +40,14 @@ from poet.train.partitioning import MeshConfig
 from poet.train.progress import Progress
 from poet.train.state import TrainState
 from poet.train.step import TrainStep
+from poet.train.tokenizer_preview import Compare, VisualPreview
 from poet.train.visual_step import VisualLossConfig
 
 BatchAt = Callable[[int], tuple[str, Any]]
+Evaluate = Callable[[TrainState, int], Mapping[str, Any]]
+
+# Clips that are looked at while training.
+_NUM_PREVIEWS = 4
 
 
 @runtime_checkable
@@ -81,6 +86,10 @@ class Recipe(Protocol):
 
     def alarms(self, step: int, row: Mapping[str, float]) -> Mapping[str, str]:
         """Sentences about what goes wrong, see `loop.Program`."""
+        ...
+
+    def preview(self, clips: np.ndarray, compare: Compare, mesh: Mesh) -> Evaluate | None:
+        """What is looked at while training, of a few of `read`'s arrays."""
         ...
 
     def save(self, state: TrainState, out: Path) -> str:
@@ -204,6 +213,10 @@ class VisualRecipe:
             start=max(2 * window, self.losses.hardening_steps),
         )
 
+    def preview(self, clips: np.ndarray, compare: Compare, mesh: Mesh) -> Evaluate | None:
+        """Scores and strips of reconstructions."""
+        return VisualPreview(self.model, clips, compare, mesh)
+
     def save(self, state: TrainState, out: Path) -> str:
         """Writes the tokenizer; returns its fingerprint."""
         params = visual_step.tokenizer_params(state)
@@ -298,6 +311,11 @@ class AudioRecipe:
         del step, row
         return {}
 
+    def preview(self, clips: np.ndarray, compare: Compare, mesh: Mesh) -> Evaluate | None:
+        """Nothing: there are no pictures of sound."""
+        del clips, compare, mesh
+        return None
+
     def save(self, state: TrainState, out: Path) -> str:
         """Writes the tokenizer; returns its fingerprint."""
         return protocol.save(out, audio.KIND, self.model, audio.tokenizer_params(state))
@@ -317,6 +335,10 @@ class TokenizerRun:
       split: Of the manifest; rows without a split count as "train".
       num_files: At most so many files of the split, the first of the manifest; 0 takes all. A
         tokenizer needs fewer than a language model, and reading takes time and memory.
+      preview_period: Steps between looks at a few clips of `preview_splits`: PSNR and SSIM of first
+        and later frames, strips of reconstructions in TensorBoard. 0 for none; pictures only.
+      preview_splits: The first of these that the media have gives the clips, else the training
+        clips do.
       mesh: How the devices are laid out; rows of a batch are split over replica x fsdp, parameters
         over fsdp. None uses as many devices as divide the batches.
     """
@@ -329,15 +351,24 @@ class TokenizerRun:
     seed: int = 0
     split: str = "train"
     num_files: int = 0
+    preview_period: int = 0
+    preview_splits: tuple[str, ...] = ("validation", "held_out")
     mesh: MeshConfig | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "preview_splits", tuple(self.preview_splits))
         if self.num_files < 0:
             raise ValueError(f"num_files={self.num_files} must be 0 or more; 0 takes all files.")
+        if self.preview_period < 0:
+            raise ValueError(f"preview_period={self.preview_period} must be 0 or more.")
 
 
 def train(
-    run: TokenizerRun, media: str, out: Path, operative_config: Callable[[], str] | None = None
+    run: TokenizerRun,
+    media: str,
+    out: Path,
+    operative_config: Callable[[], str] | None = None,
+    compare: Compare | None = None,
 ) -> str:
     """Trains, or goes on training, writes the tokenizer to `out` and returns its fingerprint.
 
@@ -346,6 +377,7 @@ def train(
       media: A folder of media files or a manifest.
       out: Gets the tokenizer, `train/` with checkpoints and metrics, and `cache/` with the media.
       operative_config: Gives the text of the configuration that is saved with checkpoints.
+      compare: Scores of reconstructions, for previews.
 
     Raises:
       ValueError: when there is nothing to train on, or `out` holds a run with other settings.
@@ -353,11 +385,12 @@ def train(
     recipe = run.recipe
     rows = tokenizer_media.rows_of_split(media, run.split)[: run.num_files or None]
     key = tokenizer_media.media_key(rows, recipe.media_facts())
+    # How long, how watched and where it runs is no part of what a run is.
+    same = dataclasses.replace(run, num_steps=0, save_period=1, preview_period=0, mesh=None)
     facts = {
         "kind": f"{recipe.kind}_tokenizer",
         "poet_version": poet.__version__,
-        # Where it runs is no part of what it is: a run may go on on another mesh.
-        "settings": to_json(dataclasses.replace(run, num_steps=0, save_period=1, mesh=None)),
+        "settings": to_json(same),
         "media": {"path": str(media), "key": key, "num_files": len(rows)},
     }
     check_same_run(out / "train", facts)
@@ -383,6 +416,7 @@ def train(
         warm_up=compiler.start,
         clean_up=compiler.cancel,
         place=functools.partial(partitioning.place_rows, mesh=mesh),
+        evaluate=_preview(run, media, clips, compare, mesh),
         state_shapes=state,
         note=recipe.note,
         alarms=recipe.alarms,
@@ -396,6 +430,7 @@ def train(
         num_steps=run.num_steps,
         save_period=run.save_period,
         log_period=run.log_period,
+        eval_period=run.preview_period,
         seed=run.seed,
     )
 
@@ -429,6 +464,20 @@ def check_rows(batches: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> None:
                 f"The batches of {batch.shape[0]} rows ({group}) cannot be split over {ways}"
                 f" devices; make them a multiple of {ways}, or set TokenizerRun.mesh to fewer."
             )
+
+
+def _preview(
+    run: TokenizerRun, media: str, clips: np.ndarray, compare: Compare | None, mesh: Mesh
+) -> Evaluate | None:
+    """Looks at clips that are not trained on, where the media have some."""
+    if not run.preview_period or compare is None:
+        return None
+    splits = tokenizer_media.splits(media)
+    held_out = next((split for split in run.preview_splits if split in splits), None)
+    if held_out is not None:
+        rows = tokenizer_media.rows_of_split(media, held_out)[:_NUM_PREVIEWS]
+        clips = run.recipe.read(rows, lambda done: None)
+    return run.recipe.preview(clips[:_NUM_PREVIEWS], compare, mesh)
 
 
 def _read(recipe: Recipe, rows: Any) -> np.ndarray:

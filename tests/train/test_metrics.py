@@ -4,7 +4,9 @@ import io
 import struct
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from poet.train import metrics, progress
@@ -81,3 +83,15 @@ def test_plain_lines_say_rate_and_time_left(monkeypatch):
 )
 def test_durations(seconds, words):
     assert progress.duration_words(seconds) == words
+
+
+def test_pictures_and_clips_reach_the_board(tmp_path):
+    still = np.zeros((4, 6, 3), np.uint8)
+    moving = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1) * np.full((3, 4, 6, 3), 90, np.uint8)
+    with metrics.MetricsWriter(tmp_path, 0) as writer:
+        writer.write_pictures(7, {"still": still, "moving": moving})
+    values = {v.tag: v.image for event in events(tmp_path) for v in event.summary.value}
+    assert (values["eval/still"].height, values["eval/still"].width) == (4, 6)
+    with Image.open(io.BytesIO(values["eval/moving"].encoded_image_string)) as image:
+        assert (image.format, image.n_frames, image.size) == ("GIF", 3, (6, 4))
+    assert metrics.read_metrics(tmp_path) == []

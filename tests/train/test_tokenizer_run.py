@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from poet.main import train_tokenizer
-from poet.media import write
+from poet.media import images, write
 from poet.tokenizers import protocol
 from poet.train import metrics, tokenizer_media, tokenizer_run
 from poet.train.tokenizer_run import AudioRecipe, VisualRecipe
@@ -130,3 +130,21 @@ def test_unfit_recipes_are_refused():
         AudioRecipe(crop_samples=1000)
     with pytest.raises(ValueError, match="batch_size=0 and grid_samples=1 must be at least"):
         AudioRecipe(batch_size=0)
+
+
+def test_a_folder_of_images_trains_and_is_looked_at(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        images.write_image(tmp_path / "pictures" / f"{number}.png", pixels)
+    argv = ["--gin_file=gin/tokenizers/visual_tiny.gin", f"--media={tmp_path / 'pictures'}"]
+    argv += [f"--out={tmp_path / 'out'}", "--gin.TRAIN_STEPS=2", "--gin.VisualRecipe.image_steps=0"]
+    argv += ["--gin.VisualRecipe.num_frames=1", "--gin.VisualRecipe.length_shares=((1, 1.0),)"]
+    argv += ["--gin.VisualRecipe.height_px=16", "--gin.VisualRecipe.width_px=16"]
+    argv += ["--gin.TokenizerRun.preview_period=1", "--gin.VisualRecipe.frames_per_batch=2"]
+    assert train_tokenizer.main(argv) == 0
+    rows = metrics.read_metrics(tmp_path / "out" / "train")
+    looked_at = [row for row in rows if row["kind"] == "eval"]
+    assert [row["step"] for row in looked_at] == [1, 2]
+    assert {"psnr_db_first", "ssim_first"} <= looked_at[0].keys()
+    assert protocol.load(tmp_path / "out").encode(np.zeros((1, 1, 16, 16, 3))).shape == (1, 1, 2, 2)
