@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from poet.layers.conv import STREAM
 from poet.typing import Array, Float
 
 # Neighbouring samples folded into channels, and the widest layer for which that pays.
@@ -96,8 +97,17 @@ def causal_conv_transpose1d_reference(x, kernel, bias=None, *, stride):
     return out if bias is None else out + bias.reshape(1, 1, -1)
 
 
+def positions_to_keep(num_taps: int, stride: int, dilation: int) -> int:
+    """Inputs before a chunk that its outputs read, rounded up to whole strides."""
+    reach = (num_taps - 1) * dilation - (stride - 1)
+    return -(-max(0, reach) // stride) * stride
+
+
 class CausalConv1d(nn.Module):
     """`causal_conv1d` with its own kernel and bias.
+
+    Applied with the collection ``STREAM`` mutable, it takes the inputs before x from there, silence
+    in the first chunk, and leaves there what the next chunk needs. Chunks are whole strides long.
 
     Attributes:
       num_channels: O.
@@ -114,11 +124,17 @@ class CausalConv1d(nn.Module):
         shape = (self.num_taps, x.shape[-1], self.num_channels)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.num_channels,))
-        return causal_conv1d(x, kernel, bias, stride=self.stride, dilation=self.dilation)
+        count = positions_to_keep(self.num_taps, self.stride, self.dilation)
+        x = _with_past(self, x, count)
+        out = causal_conv1d(x, kernel, bias, stride=self.stride, dilation=self.dilation)
+        return out[:, count // self.stride :] if _is_streaming(self, count) else out
 
 
 class CausalConvTranspose1d(nn.Module):
-    """`causal_conv_transpose1d` with its own kernel of 2 * stride taps, and bias."""
+    """`causal_conv_transpose1d` with its own kernel of 2 * stride taps, and bias.
+
+    Streams as `CausalConv1d` does: the last input of a chunk is heard in the next.
+    """
 
     num_channels: int
     stride: int
@@ -135,7 +151,23 @@ class CausalConvTranspose1d(nn.Module):
 
         kernel = self.param("kernel", taps_first, shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.num_channels,))
-        return causal_conv_transpose1d(x, kernel, bias, stride=self.stride)
+        out = causal_conv_transpose1d(_with_past(self, x, 1), kernel, bias, stride=self.stride)
+        return out[:, self.stride :] if _is_streaming(self, 1) else out
+
+
+def _is_streaming(layer: nn.Module, count: int) -> bool:
+    return count > 0 and layer.is_mutable_collection(STREAM) and not layer.is_initializing()
+
+
+def _with_past(layer: nn.Module, x, count: int):
+    """x behind the `count` inputs before it, when a sound comes in chunks."""
+    if not _is_streaming(layer, count):
+        return x
+    silence = jnp.zeros((x.shape[0], count, x.shape[2]), x.dtype)
+    past = layer.get_variable(STREAM, "past", silence)
+    x = jnp.concatenate([past.astype(x.dtype), x], axis=1)
+    layer.put_variable(STREAM, "past", x[:, x.shape[1] - count :])
+    return x
 
 
 def _native(x, kernel, stride, dilation):

@@ -4,12 +4,14 @@ Axes: B batch, S samples, Q levels, L frames.
 """
 
 import functools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poet.layers.conv import STREAM
 from poet.tokenizers.quantizers import rvq
 from poet.tokenizers.soundstream import SoundStream, SoundStreamConfig
 from poet.typing import Float, Int
@@ -49,6 +51,8 @@ class AudioTokenizer:
         self._batch_size = batch_size
         self._encode = jax.jit(functools.partial(encode, config))
         self._decode = jax.jit(functools.partial(decode, config))
+        self._encode_chunk = jax.jit(functools.partial(encode_chunk, config))
+        self._decode_chunk = jax.jit(functools.partial(decode_chunk, config))
 
     @property
     def num_levels(self) -> int:
@@ -92,6 +96,35 @@ class AudioTokenizer:
             return wave
         missing = max(0, num_samples - wave.shape[1])
         return np.pad(wave, ((0, 0), (0, missing)))[:, :num_samples]
+
+    def encode_chunks(self, chunks: Iterable[np.ndarray]) -> Iterator[Int[np.ndarray, "B Q L"]]:
+        """Codes of sound that comes in pieces: joined in time they are `encode` of the whole.
+
+        Args:
+          chunks: Sound [B, S] in [-1, 1], of one B and whole frames each. A chunk is asked for when
+            the one before is encoded, so memory holds one.
+
+        Raises:
+          ValueError: As for `encode`, or a chunk is no whole number of frames.
+        """
+        stream: Any = {}
+        for number, chunk in enumerate(chunks):
+            wave = self._checked_wave(chunk)
+            if wave.shape[1] % self.samples_per_frame:
+                raise ValueError(
+                    f"Chunk {number} has {wave.shape[1]} samples; expected whole frames of"
+                    f" {self.samples_per_frame}: keep the last"
+                    f" {wave.shape[1] % self.samples_per_frame} for the next chunk."
+                )
+            codes, stream = self._encode_chunk(self._params, stream, wave)
+            yield np.asarray(codes)
+
+    def decode_chunks(self, chunks: Iterable[np.ndarray]) -> Iterator[Float[np.ndarray, "B S"]]:
+        """Sound of codes [B, Q, L] that come in pieces: joined they are `decode` of the whole."""
+        stream: Any = {}
+        for chunk in chunks:
+            wave, stream = self._decode_chunk(self._params, stream, self._checked_codes(chunk))
+            yield np.clip(np.asarray(wave), -1.0, 1.0)
 
     def _in_batches(self, function, values):
         """Applies a compiled function to fixed-size batches, the last one filled with zeros."""
@@ -149,7 +182,9 @@ class AudioTokenizer:
 
 def tokenizer_params(state: Any) -> Any:
     """What `AudioTokenizer` needs of a training state: weights and centroids."""
-    return {"params": state.params, "centroids": state.extra.centroids}
+    # With discriminators the state holds them beside the codebooks.
+    codebooks = state.extra["codebooks"] if isinstance(state.extra, dict) else state.extra
+    return {"params": state.params, "centroids": codebooks.centroids}
 
 
 def encode(config: SoundStreamConfig, params: Any, wave):
@@ -162,3 +197,20 @@ def decode(config: SoundStreamConfig, params: Any, codes):
     """Waves [B, L * hop] of codes [B, Q, L]; pure, for use inside jit. Not clipped."""
     latents = rvq.lookup(params["centroids"], codes)
     return SoundStream(config).apply({"params": params["params"]}, latents, method="decode")
+
+
+def encode_chunk(config: SoundStreamConfig, params: Any, stream: Any, wave):
+    """(codes [B, Q, L], stream) of a chunk; `stream` of the chunk before, {} at the start."""
+    latents, stream = _streamed(config, params, stream, wave, "encode")
+    return rvq.quantize(params["centroids"], latents).codes, stream
+
+
+def decode_chunk(config: SoundStreamConfig, params: Any, stream: Any, codes):
+    """(waves [B, L * hop], stream) of a chunk of codes; as `encode_chunk`. Not clipped."""
+    return _streamed(config, params, stream, rvq.lookup(params["centroids"], codes), "decode")
+
+
+def _streamed(config, params, stream, values, method):
+    variables = {"params": params["params"], STREAM: stream}
+    out, changed = SoundStream(config).apply(variables, values, method=method, mutable=[STREAM])
+    return out, changed[STREAM]

@@ -1,7 +1,9 @@
-"""One training step of the audio tokenizer, pure: reconstruction and quantizer losses.
+"""One training step of the audio tokenizer, pure: reconstruction, quantizer, adversarial losses.
 
 `TrainState.extra` holds the codebooks (`quantizers.rvq.Codebooks`); they follow running means, not
-gradients. Every draw comes from (key, step), so a resumed run repeats itself.
+gradients. With discriminators it is a dict of them ("codebooks") and of the discriminators'
+parameters and optimizer ("game"). Every draw comes from (key, step), so a resumed run repeats
+itself.
 
 Axes: B batch, S samples.
 """
@@ -15,13 +17,34 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from poet.tokenizers import audio_discriminators as judges
 from poet.tokenizers import mel
+from poet.tokenizers.audio_discriminators import AudioDiscriminatorConfig, AudioDiscriminators
 from poet.tokenizers.quantizers import rvq
 from poet.tokenizers.soundstream import SoundStream, SoundStreamConfig, init_params
 from poet.train import state as train_state
 from poet.train.state import TrainState
 from poet.train.step import TrainStep
 from poet.typing import Array, Float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AudioGameConfig:
+    """Weights of the game with the discriminators; the first two are the paper's.
+
+    Attributes:
+      generator_weight: Of the hinge loss for being recognised.
+      feature_weight: Of the distance of the discriminators' features.
+      learning_rate: Of the discriminators, by Adam with the moments' decays 0.5 and 0.9.
+    """
+
+    generator_weight: float = 1.0
+    feature_weight: float = 100.0
+    learning_rate: float = 1e-4
+
+    def __post_init__(self):
+        if min(self.generator_weight, self.feature_weight, self.learning_rate) < 0:
+            raise ValueError(f"{self}: expected weights of 0 or more.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +72,10 @@ class AudioLossConfig:
       quantizer_dropout: Share of examples that use a random number of levels instead of all.
       start_step: Step whose batch places the codebooks. Until then latents pass unquantized, so
         that rare events have latents of their own by the time they need codes. 0 as in the paper.
+      discriminator: Sizes of the discriminators; None trains without.
+      game: Weights of the game with them.
+      compute_dtype: Of the convolutions, "float32" or "bfloat16". Parameters, the quantizer and its
+        statistics, spectra and losses are float32 either way.
     """
 
     wave_weight: float = 1.0
@@ -66,8 +93,16 @@ class AudioLossConfig:
     place_above: float = 0.0
     quantizer_dropout: float = 1.0
     start_step: int = 0
+    discriminator: AudioDiscriminatorConfig | None = None
+    game: AudioGameConfig = AudioGameConfig()
+    compute_dtype: str = "float32"
 
     def __post_init__(self):
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"compute_dtype={self.compute_dtype!r} must be 'float32' or 'bfloat16'; float16"
+                " overflows here."
+            )
         object.__setattr__(self, "mel_window_samples", tuple(self.mel_window_samples))
         for name in ("codebook_decay", "quantizer_dropout"):
             if not 0 <= getattr(self, name) <= 1:
@@ -81,11 +116,31 @@ class AudioLossConfig:
             )
 
 
-def init(key: Array, config: SoundStreamConfig, tx: optax.GradientTransformation) -> TrainState:
-    """State before the first step; the codebooks wait for the first batch."""
+def init(
+    key: Array,
+    config: SoundStreamConfig,
+    tx: optax.GradientTransformation,
+    loss_config: AudioLossConfig | None = None,
+    crop_samples: int = 0,
+) -> TrainState:
+    """State before the first step; the codebooks wait for the first batch.
+
+    Args:
+      loss_config: Says whether there are discriminators; None is without.
+      crop_samples: S of the batches to come; needed with discriminators.
+    """
     params = init_params(config, key)
-    codebooks = rvq.init(config.num_levels, config.codebook_size, config.latent_dim)
-    return train_state.create(params, tx.init(params), codebooks)
+    extra: Any = rvq.init(config.num_levels, config.codebook_size, config.latent_dim)
+    if loss_config is not None and loss_config.discriminator is not None:
+        model = AudioDiscriminators(loss_config.discriminator)
+        weights = model.init(jax.random.fold_in(key, 1), jnp.zeros((1, crop_samples)))["params"]
+        opt_state = _game_optimizer(loss_config).init(weights)
+        extra = {"codebooks": extra, "game": {"params": weights, "opt_state": opt_state}}
+    return train_state.create(params, tx.init(params), extra)
+
+
+def _game_optimizer(loss_config: AudioLossConfig) -> optax.GradientTransformation:
+    return optax.adam(loss_config.game.learning_rate, b1=0.5, b2=0.9)
 
 
 def make_step(
@@ -107,7 +162,9 @@ def gradients(
     config: SoundStreamConfig,
     loss_config: AudioLossConfig,
 ) -> tuple[Any, dict[str, Float[Array, ""]]]:
-    """First half of a step: ((gradients, codebooks, what was quantized), measures).
+    """First half of a step: ((gradients, codebooks, what was quantized, the next game), measures).
+
+    Tokenizer and discriminators both answer to the other's parameters before the step.
 
     Args:
       state: Only read.
@@ -117,25 +174,84 @@ def gradients(
     start_key, level_key, _ = _keys(key, state.step)
     is_time, place_above = state.step >= loss_config.start_step, loss_config.place_above
     num_active = _active_levels(level_key, batch.shape[0], config.num_levels, loss_config)
+    codebooks_before, game = _parts(state.extra)
+    dtype = jnp.dtype(loss_config.compute_dtype)
+
+    def apply(params, values, method):
+        model = {"params": _cast(params, dtype)}
+        out = SoundStream(config).apply(model, values.astype(dtype), method=method)
+        return out.astype(jnp.float32)
 
     def loss_fn(params):
-        latents = SoundStream(config).apply({"params": params}, batch, method="encode")
+        latents = apply(params, batch, "encode")
         codebooks = rvq.start(
-            state.extra, jax.lax.stop_gradient(latents), start_key, is_time, place_above
+            codebooks_before, jax.lax.stop_gradient(latents), start_key, is_time, place_above
         )
         quantized = rvq.quantize(codebooks.centroids, latents, num_active)
         decoded = jnp.where(codebooks.is_started, quantized.latents, latents)
-        wave = SoundStream(config).apply({"params": params}, decoded, method="decode")
+        wave = apply(params, decoded, "decode")
         loss, measures = reconstruction_loss(wave, batch, config.sample_rate_hz, loss_config)
         measures["commitment"] = jnp.where(codebooks.is_started, quantized.commitment, 0.0)
         loss = loss + loss_config.commitment_weight * measures["commitment"]
-        return loss, (codebooks, quantized, measures | {"loss": loss})
+        if game is not None:
+            fooled, judged = _fool(game["params"], wave, batch, loss_config)
+            loss, measures = loss + fooled, measures | judged
+        return loss, (codebooks, quantized, wave, measures | {"loss": loss})
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (_, (codebooks, quantized, measures)), grads = grad_fn(state.params)
+    (_, (codebooks, quantized, wave, measures)), grads = grad_fn(state.params)
     used = rvq.codes_used(quantized.codes, config.codebook_size)
     measures |= {f"codes_used_{level}": used[level] for level in range(config.num_levels)}
-    return (grads, codebooks, quantized), measures
+    if game is not None:
+        game, judged = _judge(game, batch, jax.lax.stop_gradient(wave), loss_config)
+        measures |= judged
+    return (grads, codebooks, quantized, game), measures
+
+
+def _parts(extra):
+    """(codebooks, game or None) of `TrainState.extra`."""
+    return (extra["codebooks"], extra["game"]) if isinstance(extra, dict) else (extra, None)
+
+
+def _cast(tree, dtype):
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def _judged(params, wave, loss_config):
+    """Logits and features in float32, computed in the type of the loss config."""
+    dtype = jnp.dtype(loss_config.compute_dtype)
+    model = AudioDiscriminators(loss_config.discriminator)
+    return _cast(model.apply({"params": _cast(params, dtype)}, wave.astype(dtype)), jnp.float32)
+
+
+def _fool(params, wave, target, loss_config):
+    """The tokenizer's share of the game: (weighted loss, measures)."""
+    fake = _judged(params, wave, loss_config)
+    real = jax.lax.stop_gradient(_judged(params, target, loss_config))
+    fooled, features = judges.generator_loss(fake), judges.feature_loss(real, fake)
+    game = loss_config.game
+    loss = game.generator_weight * fooled + game.feature_weight * features
+    return loss, {"adversarial": fooled, "features": features}
+
+
+def _judge(game, real, fake, loss_config):
+    """One step of the discriminators: ("game" after it, measures)."""
+
+    def loss_fn(params):
+        on_real, on_fake = (_judged(params, wave, loss_config) for wave in (real, fake))
+        loss = judges.discriminator_loss(on_real, on_fake)
+        return loss, {
+            "discriminator": loss,
+            "logit_real": judges.mean_logit(on_real),
+            "logit_fake": judges.mean_logit(on_fake),
+        }
+
+    (_, measures), grads = jax.value_and_grad(loss_fn, has_aux=True)(game["params"])
+    updates, opt_state = _game_optimizer(loss_config).update(
+        grads, game["opt_state"], game["params"]
+    )
+    params = optax.apply_updates(game["params"], updates)
+    return {"params": params, "opt_state": opt_state}, measures
 
 
 def apply_gradients(
@@ -154,7 +270,7 @@ def apply_gradients(
       passed: The first value of `gradients`.
       key: The same key as there.
     """
-    grads, codebooks, quantized = passed
+    grads, codebooks, quantized, game = passed
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     _, level_key, place_key = _keys(key, state.step)
@@ -169,7 +285,8 @@ def apply_gradients(
         place_above=loss_config.place_above,
     )
     grad_norm = optax.tree.norm(grads)
-    return TrainState(state.step + 1, params, opt_state, codebooks), {"grad_norm": grad_norm}
+    extra = codebooks if game is None else {"codebooks": codebooks, "game": game}
+    return TrainState(state.step + 1, params, opt_state, extra), {"grad_norm": grad_norm}
 
 
 def reconstruction_loss(

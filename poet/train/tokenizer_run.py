@@ -291,7 +291,7 @@ class AudioRecipe:
 
     def init(self, key: Any, tx: Any) -> TrainState:
         """State before step 0."""
-        return audio_step.init(key, self.model, tx)
+        return audio_step.init(key, self.model, tx, self.losses, self.crop_samples)
 
     def batches(self) -> Mapping[str, jax.ShapeDtypeStruct]:
         """Shape of the crops."""

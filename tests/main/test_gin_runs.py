@@ -51,6 +51,23 @@ def test_sizes_of_the_large_tokenizers(name, low, high):
     assert set(state.extra["game"]) == {"1x128x128", "17x128x128"}
 
 
+def test_size_of_the_published_audio_tokenizer():
+    import jax
+    import optax
+
+    from poet.train import tokenizer_run
+
+    commands.read_gin(["gin/tokenizers/audio_base.gin"], [])
+    recipe = commands.call_configured(tokenizer_run.TokenizerRun).recipe
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(lambda key: recipe.init(key, optax.sgd(1.0)), key)
+    millions = sum(leaf.size for leaf in jax.tree.leaves(state.params)) / 1e6
+    assert abs(millions - 8.4) < 0.15
+    assert state.extra["codebooks"].centroids.shape == (4, 1024, 256)
+    assert recipe.model.samples_per_frame == 320
+    assert set(state.extra["game"]["params"]) == {"stft", "wave_0", "wave_1", "wave_2"}
+
+
 @pytest.mark.parametrize("path", sorted((GIN / "runs").glob("*.gin")), ids=lambda path: path.stem)
 def test_runs_begin_with_what_they_cost(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]

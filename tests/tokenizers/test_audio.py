@@ -1,6 +1,7 @@
 """Audio tokenizer at byte size: layers, frames, causality, batches, refusals, files, training."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,27 @@ def test_encode_and_decode_are_causal(tokenizer, wave):
     np.testing.assert_array_equal(tokenizer.encode(wave[:, :100]), codes[:, :, :5])
     sound = tokenizer.decode(codes)
     np.testing.assert_allclose(tokenizer.decode(codes[:, :, :5]), sound[:, :100], atol=1e-5)
+
+
+@pytest.mark.parametrize("plan", [(1,) * 10, (4, 6), (7, 1, 2)])
+def test_sound_in_chunks_is_the_whole_sound(tokenizer, wave, plan):
+    """The smallest chunks are shorter than what the dilated layers look back on."""
+    whole = wave[:, :200]
+    cuts = np.cumsum((0, *plan))
+    codes = tokenizer.encode(whole)
+    pieces = [whole[:, 20 * a : 20 * b] for a, b in itertools.pairwise(cuts)]
+    found = list(tokenizer.encode_chunks(pieces))
+    assert [piece.shape[2] for piece in found] == list(plan)
+    np.testing.assert_array_equal(np.concatenate(found, axis=2), codes)
+    heard = tokenizer.decode_chunks(codes[:, :, a:b] for a, b in itertools.pairwise(cuts))
+    np.testing.assert_allclose(
+        np.concatenate(list(heard), axis=1), tokenizer.decode(codes), atol=1e-5
+    )
+
+
+def test_a_chunk_is_whole_frames(tokenizer, wave):
+    with pytest.raises(ValueError, match="Chunk 1 has 30 samples; expected whole frames of 20"):
+        list(tokenizer.encode_chunks([wave[:, :20], wave[:, 20:50]]))
 
 
 def test_result_does_not_depend_on_the_batch(tokenizer, wave):
