@@ -1,4 +1,4 @@
-"""Gated two-layer perceptron."""
+"""Two-layer perceptrons, gated and plain."""
 
 from collections.abc import Callable
 
@@ -38,3 +38,24 @@ class GatedMLP(nn.Module):
             (hidden,), (dim,), ("mlp", "embed"), self.out_scale, dtype=self.dtype, name="down"
         )
         return down(x)
+
+
+class PlainMLP(nn.Module):
+    """activation(x up) down, two bias-free kernels (the first T5).
+
+    Attributes:
+      hidden_dim: F.
+      activation: Between the kernels.
+      dtype: Type of the products.
+    """
+
+    hidden_dim: int
+    activation: Callable[[Array], Array] = jax.nn.relu
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        dim, hidden = x.shape[-1], self.hidden_dim
+        up = Linear((dim,), (hidden,), ("embed", "mlp"), dtype=self.dtype, name="up")
+        down = Linear((hidden,), (dim,), ("mlp", "embed"), dtype=self.dtype, name="down")
+        return down(self.activation(up(x)))

@@ -1,7 +1,7 @@
-"""The encoder half of T5 v1.1, at any size (spec/tokenizers.md section d).
+"""The encoder half of T5 v1.1, at any size (spec/tokenizers.md section d), and of the first T5.
 
-Pre-norm blocks, RMS norms, no biases, gated tanh-GELU, relative-position bias held once and used
-by every block, attention scores without scaling.
+Pre-norm blocks, RMS norms, no biases, gated tanh-GELU (a plain ReLU in the first T5),
+relative-position bias held once and used by every block, attention scores without scaling.
 
 Axes: B batch, L text slots, D width, N heads, H head width.
 """
@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from poet.layers.attention import masked_attention
 from poet.layers.linear import Linear
-from poet.layers.mlp import GatedMLP
+from poet.layers.mlp import GatedMLP, PlainMLP
 from poet.layers.norm import RMSNorm
 from poet.typing import Array, Float, Int, NumpyArray
 
@@ -37,6 +37,7 @@ class TextEncoderConfig:
       mlp_dim: Hidden width of the gated MLP.
       num_buckets: Relative positions that are told apart.
       max_distance: From here on, one bucket a direction.
+      is_gated: Gated tanh-GELU, as in T5 v1.1; otherwise the plain ReLU of the first T5.
     """
 
     num_ids: int = 32_128
@@ -47,10 +48,11 @@ class TextEncoderConfig:
     mlp_dim: int = 5120
     num_buckets: int = 32
     max_distance: int = 128
+    is_gated: bool = True
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
+            if field.name != "is_gated" and getattr(self, field.name) < 1:
                 raise ValueError(
                     f"TextEncoderConfig {field.name}={getattr(self, field.name)} must be at least"
                     " 1; T5 v1.1 sizes are in spec/tokenizers.md."
@@ -123,9 +125,12 @@ class T5Block(nn.Module):
         )
         x = x + out(y).astype(jnp.float32)
 
-        gelu = functools.partial(jax.nn.gelu, approximate=True)
         y = RMSNorm(dtype=self.dtype, name="mlp_norm")(x)
-        y = GatedMLP(config.mlp_dim, gelu, dtype=self.dtype, name="mlp")(y)
+        if config.is_gated:
+            gelu = functools.partial(jax.nn.gelu, approximate=True)
+            y = GatedMLP(config.mlp_dim, gelu, dtype=self.dtype, name="mlp")(y)
+        else:
+            y = PlainMLP(config.mlp_dim, dtype=self.dtype, name="mlp")(y)
         return x + y.astype(jnp.float32)
 
 
