@@ -33,7 +33,7 @@ class ByteTokenizer:
                 " 64 is usual."
             )
         self.num_slots = num_slots
-        self._warn_of_cut = _OneWarning()
+        self._warn_of_cut = OneWarning()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -67,7 +67,7 @@ class ByteTokenizer:
 
     def check_prompt(self, text: str) -> None:
         """Refuses what a person would rather know: an empty prompt, or one that would be cut."""
-        _refuse_empty(text)
+        refuse_empty(text)
         num_bytes, room = len(text.encode("utf-8")), self.num_slots - 1
         if num_bytes > room:
             raise ValueError(
@@ -95,7 +95,7 @@ class WordTokenizer:
             if value < least:
                 raise ValueError(f"{name}={value} must be at least {least}.")
         self.num_slots, self.num_words = num_slots, num_words
-        self._warn_of_cut = _OneWarning()
+        self._warn_of_cut = OneWarning()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -124,7 +124,7 @@ class WordTokenizer:
 
     def check_prompt(self, text: str) -> None:
         """Refuses what a person would rather know: an empty prompt, or one that would be cut."""
-        _refuse_empty(text)
+        refuse_empty(text)
         num_words, room = len(_words(text)), self.num_slots - 1
         if num_words > room:
             raise ValueError(
@@ -141,7 +141,8 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
-def _refuse_empty(text: str) -> None:
+def refuse_empty(text: str) -> None:
+    """ValueError for a prompt without a word."""
     if not text.strip():
         raise ValueError(
             "The prompt is empty; write what the clip should show, for example"
@@ -149,7 +150,7 @@ def _refuse_empty(text: str) -> None:
         )
 
 
-class _OneWarning:
+class OneWarning:
     """Says once that a text was cut; a data set of long captions would say it in every batch."""
 
     def __init__(self):
@@ -165,7 +166,3 @@ class _OneWarning:
                 text,
             )
             self._is_said = True
-
-
-# By the name that checkpoints know them by.
-TOKENIZERS = {cls.__name__: cls for cls in (ByteTokenizer, WordTokenizer)}

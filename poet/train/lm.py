@@ -13,17 +13,24 @@ from poet.data.batches import AgdBatches
 from poet.data.groups import AgdConfig, Curriculum, SequenceSizes
 from poet.data.records import Dataset, open_dataset
 from poet.models.config import PrefixLMConfig
-from poet.tokenizers.text import TOKENIZERS, ByteTokenizer, WordTokenizer
+from poet.tokenizers.sentencepiece import SentencePieceTokenizer
+from poet.tokenizers.text import ByteTokenizer, WordTokenizer
 from poet.tokens.clip import ClipShape, SoundShape
 from poet.tokens.vocabulary import Vocabulary
 from poet.train import checkpoint, loop, partitioning
-from poet.train.lm_program import Evaluation, LMPrograms, lm_program
+from poet.train.lm_program import Evaluation, LMPrograms, TextStart, lm_program
 from poet.train.meta import from_json, to_json
 from poet.train.optimizer import OptimizerConfig, make_optimizer
 from poet.train.partitioning import MeshConfig
 from poet.train.state import TrainState
 
 KIND = "prefix_lm"
+
+TextTokenizer = ByteTokenizer | WordTokenizer | SentencePieceTokenizer
+# By the name that checkpoints know them by.
+TEXT_TOKENIZERS = {
+    cls.__name__: cls for cls in (ByteTokenizer, WordTokenizer, SentencePieceTokenizer)
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,10 @@ class LMRun:
       loop: Where to, how long, and when to save and evaluate.
       batch_tokens: Tokens of a step, over all devices.
       text_tokenizer: Captions to ids; bytes if None.
+      text_weights: Folder of a published T5 (see `models.t5_weights`) that a fresh run begins with;
+        the model's `text` must have its sizes. "" draws the text encoder's weights.
+      text_is_frozen: Whether the text encoder stays as it began: no gradients, no optimizer state.
+        Its weights lie in the checkpoints all the same, so that these are whole.
       optimizer: How parameters move.
       mesh: How the devices are laid out.
       evaluation: What is held out.
@@ -53,7 +64,9 @@ class LMRun:
     model: PrefixLMConfig
     loop: loop.LoopConfig
     batch_tokens: int
-    text_tokenizer: ByteTokenizer | WordTokenizer | None = None
+    text_tokenizer: TextTokenizer | None = None
+    text_weights: str = ""
+    text_is_frozen: bool = False
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     evaluation: Evaluation = Evaluation()
@@ -89,7 +102,7 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
     tasks = registry.resolve(run.mixture_or_task_name, run.task_weights)
     dataset = open_dataset(run.data_dir)
     sizes = sizes_of(dataset, run.text_tokenizer)
-    config = model_for(run.model, sizes)
+    config = model_for(run.model, sizes, keeps_text_rows=bool(run.text_weights))
     mesh = partitioning.make_mesh(run.mesh)
     batches = AgdBatches(dataset, tasks, sizes, run.text_tokenizer, _agd(run, mesh))
     check_limits(config, sizes)
@@ -99,7 +112,8 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
         raise ValueError(f"seed={run.loop.seed} must be 0 or more.")
 
     tx = make_optimizer(run.optimizer, run.loop.num_steps)
-    programs = LMPrograms(config, tx, mesh, batches)
+    text = TextStart(weights=run.text_weights, is_frozen=run.text_is_frozen)
+    programs = LMPrograms(config, tx, mesh, batches, text)
     splits = tuple(name for name in run.evaluation.splits if dataset.splits.get(name))
     evaluation = dataclasses.replace(run.evaluation, splits=splits)
     describe = _describe(dataset, batches, programs, mesh)
@@ -112,7 +126,7 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
     return loop.run(program, run.loop, meta)
 
 
-def sizes_of(dataset: Dataset, text_tokenizer: ByteTokenizer | WordTokenizer) -> SequenceSizes:
+def sizes_of(dataset: Dataset, text_tokenizer: TextTokenizer) -> SequenceSizes:
     """Returns clip, sound and id table of a prepared dataset, with the text tokenizer's ids.
 
     Raises:
@@ -146,9 +160,18 @@ def sizes_of(dataset: Dataset, text_tokenizer: ByteTokenizer | WordTokenizer) ->
     )
 
 
-def model_for(model: PrefixLMConfig, sizes: SequenceSizes) -> PrefixLMConfig:
-    """Returns the model's config with the id table of the data."""
-    text = dataclasses.replace(model.text, num_ids=sizes.vocabulary.num_text)
+def model_for(
+    model: PrefixLMConfig, sizes: SequenceSizes, keeps_text_rows: bool = False
+) -> PrefixLMConfig:
+    """Returns the model's config with the id table of the data.
+
+    Args:
+      keeps_text_rows: Whether the text encoder keeps its number of rows; a published one has more
+        of them than its tokenizer has ids.
+    """
+    text = model.text
+    if not keeps_text_rows:
+        text = dataclasses.replace(text, num_ids=sizes.vocabulary.num_text)
     return dataclasses.replace(model, vocabulary=sizes.vocabulary, text=text)
 
 
@@ -166,21 +189,21 @@ def model_from_meta(meta: Mapping[str, Any]) -> PrefixLMConfig:
     return from_json(PrefixLMConfig, meta["model"])
 
 
-def text_tokenizer_from_meta(meta: Mapping[str, Any]) -> ByteTokenizer | WordTokenizer:
+def text_tokenizer_from_meta(meta: Mapping[str, Any]) -> TextTokenizer:
     """Returns the text tokenizer that a checkpoint's model was trained with.
 
     Raises:
       ValueError: when this Poet would read text differently.
     """
     facts = meta["text_tokenizer"]
-    if facts["name"] not in TOKENIZERS:
+    if facts["name"] not in TEXT_TOKENIZERS:
         raise ValueError(
             f"The checkpoint was trained with the text tokenizer {facts['name']!r}, this Poet has"
-            f" {', '.join(TOKENIZERS)}; use the version of Poet that trained it"
+            f" {', '.join(TEXT_TOKENIZERS)}; use the version of Poet that trained it"
             f" ({meta.get('poet_version')})."
         )
     sizes = {name: size for name, size in facts.items() if name not in ("name", "fingerprint")}
-    tokenizer = TOKENIZERS[facts["name"]](**sizes)
+    tokenizer = TEXT_TOKENIZERS[facts["name"]](**sizes)
     if tokenizer.fingerprint != facts["fingerprint"]:
         raise ValueError(
             f"The checkpoint was trained with the text tokenizer {facts['fingerprint'][:12]}, this"
@@ -213,6 +236,7 @@ _FIXED = {
     "text_tokenizer": "the text tokenizer",
     "dataset_fingerprint": "the dataset",
     "model": "the model",
+    "text_is_frozen": "whether the text encoder is frozen",
     "tasks": "the tasks and their shares",
     "batch": "the batches (tokens a step, seed, text dropout, curriculum)",
 }
@@ -231,7 +255,7 @@ def check_same_run(model_dir: epath.PathLike, facts: Mapping[str, Any]) -> None:
             " choose another MODEL_DIR."
         )
     # A field that Poet did not have then counts as its default.
-    before = before | {"model": to_json(model_from_meta(before))}
+    before = {"text_is_frozen": False} | before | {"model": to_json(model_from_meta(before))}
     for name, words in _FIXED.items():
         if before.get(name) != facts[name]:
             raise ValueError(
@@ -288,6 +312,7 @@ def _facts(
         "clip": to_json(sizes.clip),
         "sound": to_json(sizes.sound),
         "text_slots": sizes.text_slots,
+        "text_is_frozen": run.text_is_frozen,
         "data_dir": str(run.data_dir),
         "dataset_fingerprint": dataset.fingerprint,
         "tasks": {entry.name: share for entry, share in tasks},

@@ -13,6 +13,7 @@ from flax.core import meta
 from jax.sharding import Mesh
 
 from poet.data.batches import AgdBatches
+from poet.models import t5_weights
 from poet.models.config import PrefixLMConfig
 from poet.models.prefix_lm import PrefixLM
 from poet.tokens.sequence import SequencePlan
@@ -21,7 +22,7 @@ from poet.train import state as train_state
 from poet.train.compiling import BackgroundCompiler, compiled_step, run_once
 from poet.train.loop import Program
 from poet.train.state import TrainState
-from poet.train.step import Batch, Measures, apply_gradients, make_step
+from poet.train.step import Batch, Measures, apply_gradients, make_step, split_frozen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,22 @@ class Evaluation:
             )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextStart:
+    """Where the text encoder comes from and whether it trains along.
+
+    Attributes:
+      weights: Folder of a published T5, or "" to draw its weights.
+      is_frozen: Whether it stays as it began.
+    """
+
+    weights: str = ""
+    is_frozen: bool = False
+
+
+_TEXT = "text_encoder"
+
+
 class LMPrograms:
     """Makes everything of a run that is compiled, for one model on one mesh."""
 
@@ -53,8 +70,11 @@ class LMPrograms:
         tx: optax.GradientTransformation,
         mesh: Mesh,
         batches: AgdBatches,
+        text: TextStart = TextStart(),
     ):
         self._model, self._tx, self._mesh = PrefixLM(config), tx, mesh
+        self._text, self._text_config = text, config.text
+        self._frozen = frozenset({_TEXT} if text.is_frozen else ())
         self._batches = batches
         self._examples = {name: _example(group) for name, group in batches.groups.items()}
         name = next(iter(self._examples))
@@ -62,7 +82,7 @@ class LMPrograms:
         params = meta.unbox(boxed)
         self.num_parameters = train_state.count_parameters(params)
         self._init_with = (batches.groups[name].plan, self._examples[name])
-        state = jax.eval_shape(lambda: train_state.create(params, tx.init(params)))
+        state = jax.eval_shape(lambda: train_state.create(params, tx.init(self._moving(params))))
         param_shardings = partitioning.param_shardings(boxed, mesh)
         whole = partitioning.replicated(mesh)
         self._shardings = TrainState(
@@ -78,10 +98,18 @@ class LMPrograms:
 
         def make(key):
             params = meta.unbox(self._model.init(key, *_zeros(*self._init_with))["params"])
-            return train_state.create(params, self._tx.init(params))
+            return train_state.create(params, self._tx.init(self._moving(params)))
 
         with jax.set_mesh(self._mesh):
-            return run_once(make, key, out_shardings=self._shardings)
+            state = run_once(make, key, out_shardings=self._shardings)
+        if not self._text.weights:
+            return state
+        read = t5_weights.read_params(self._text.weights, self._text_config)
+        read = jax.tree.map(_placed, read, self._shardings.params[_TEXT])
+        return state.replace(params=state.params | {_TEXT: read})
+
+    def _moving(self, params: Any) -> Any:
+        return split_frozen(params, self._frozen)[0]
 
     def loss(self, plan: SequencePlan, params: Any, batch: Batch, key: Any) -> Any:
         """(mean nats per weighted token, measures) of a batch; without a key nothing is dropped."""
@@ -93,9 +121,9 @@ class LMPrograms:
         """The compiled (state, batch, key) -> (gradients, measures) of a group."""
         plan = self._batches.groups[group].plan
         jitted = jax.jit(
-            make_step(functools.partial(self.loss, plan), self._tx).gradients,
+            make_step(functools.partial(self.loss, plan), self._tx, self._frozen).gradients,
             in_shardings=(self._shardings, partitioning.batch_sharding(self._mesh), None),
-            out_shardings=(self._shardings.params, None),
+            out_shardings=(self._moving(self._shardings.params), None),
         )
         with jax.set_mesh(self._mesh):
             lowered = jitted.lower(self.state_shapes, self._examples[group], jax.random.key(0))
@@ -104,12 +132,13 @@ class LMPrograms:
     def compile_update(self) -> Any:
         """The compiled (state, gradients, key) -> (state, measures); donates the state."""
         jitted = jax.jit(
-            functools.partial(apply_gradients, tx=self._tx),
+            functools.partial(apply_gradients, tx=self._tx, frozen=self._frozen),
             donate_argnums=0,
-            in_shardings=(self._shardings, self._shardings.params, None),
+            in_shardings=(self._shardings, self._moving(self._shardings.params), None),
             out_shardings=(self._shardings, None),
         )
-        shapes = (self.state_shapes, self.state_shapes.params, jax.random.key(0))
+        grads = self._moving(self.state_shapes.params)
+        shapes = (self.state_shapes, grads, jax.random.key(0))
         with jax.set_mesh(self._mesh):
             return jitted.lower(*shapes).compile()
 
@@ -219,6 +248,11 @@ def _example(group: Any) -> Batch:
 def _zeros(plan: SequencePlan, batch: Batch) -> tuple[SequencePlan, Batch]:
     # One row is enough to make the parameters.
     return plan, {n: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype) for n, leaf in batch.items()}
+
+
+def _placed(value: np.ndarray, sharding: Any) -> jax.Array:
+    """Each device gets its own part, so that no device ever holds a whole table."""
+    return jax.make_array_from_callback(value.shape, sharding, lambda at: value[at])
 
 
 def _shape(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:

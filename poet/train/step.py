@@ -43,21 +43,44 @@ class TrainStep:
         return state, measured | moved
 
 
-def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> TrainStep:
+def make_step(
+    loss_fn: LossFn, tx: optax.GradientTransformation, frozen: frozenset[str] = frozenset()
+) -> TrainStep:
     """The step of a loss that needs nothing but parameters.
 
     Args:
       loss_fn: (params, batch, key) -> (mean nats per weighted token, measures).
       tx: The optimizer, schedule included.
+      frozen: Top-level names of parameters that stay as they are: they have no gradients, and the
+        optimizer, made with `split_frozen`'s first part, does not know them.
     """
     return TrainStep(
-        gradients=functools.partial(gradients, loss_fn=loss_fn),
-        update=functools.partial(apply_gradients, tx=tx),
+        gradients=functools.partial(gradients, loss_fn=loss_fn, frozen=frozen),
+        update=functools.partial(apply_gradients, tx=tx, frozen=frozen),
     )
 
 
+def split_frozen(params: Any, frozen: frozenset[str]) -> tuple[Any, Any]:
+    """(parameters that train, the others); their union is `params`."""
+    if not frozen:
+        return params, {}
+    missing = frozen - params.keys()
+    if missing:
+        raise ValueError(
+            f"Cannot freeze {', '.join(sorted(missing))}; the parameters are"
+            f" {', '.join(sorted(params))}."
+        )
+    moving = {name: value for name, value in params.items() if name not in frozen}
+    return moving, {name: params[name] for name in frozen}
+
+
 def gradients(
-    state: TrainState, batch: Batch, key: Any, *, loss_fn: LossFn
+    state: TrainState,
+    batch: Batch,
+    key: Any,
+    *,
+    loss_fn: LossFn,
+    frozen: frozenset[str] = frozenset(),
 ) -> tuple[Any, Measures]:
     """First half of a step: (gradients, measures of the loss).
 
@@ -68,17 +91,29 @@ def gradients(
       loss_fn: See `make_step`.
     """
     key = jax.random.fold_in(key, state.step)
-    (loss, measured), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
+    moving, still = split_frozen(state.params, frozen)
+
+    def moving_loss(moving):
+        return loss_fn(moving | still if still else moving, batch, key)
+
+    (loss, measured), grads = jax.value_and_grad(moving_loss, has_aux=True)(moving)
     # `loss` is what is minimised; the loss function may report nats without its regularisers.
     return grads, {"loss_nats": loss} | measured | {"loss": loss}
 
 
 def apply_gradients(
-    state: TrainState, grads: Any, key: Any, *, tx: optax.GradientTransformation
+    state: TrainState,
+    grads: Any,
+    key: Any,
+    *,
+    tx: optax.GradientTransformation,
+    frozen: frozenset[str] = frozenset(),
 ) -> tuple[TrainState, Measures]:
     """Second half: (next state, measures of the update). Neither batch nor key is needed."""
     del key
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    moving, still = split_frozen(state.params, frozen)
+    updates, opt_state = tx.update(grads, state.opt_state, moving)
+    params = optax.apply_updates(moving, updates)
+    params = params | still if still else params
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
     return TrainState(state.step + 1, params, opt_state, state.extra), norms

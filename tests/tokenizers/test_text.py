@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from poet.shapes_world import captions, world
-from poet.tokenizers.text import EOS_ID, TOKENIZERS, ByteTokenizer, WordTokenizer
+from poet.tokenizers.text import EOS_ID, ByteTokenizer, WordTokenizer
+from poet.train.lm import TEXT_TOKENIZERS as TOKENIZERS
 
 
 def test_ids_are_bytes_plus_three_then_end_then_pads():
@@ -106,4 +107,7 @@ def test_words_of_the_demo_do_not_collide():
 def test_fingerprint_tells_kinds_and_sizes_apart():
     tokenizers = [ByteTokenizer(8), WordTokenizer(8), WordTokenizer(9), WordTokenizer(8, 9)]
     assert len({tokenizer.fingerprint for tokenizer in tokenizers}) == 4
-    assert TOKENIZERS == {"ByteTokenizer": ByteTokenizer, "WordTokenizer": WordTokenizer}
+    assert {TOKENIZERS[type(tokenizer).__name__] for tokenizer in tokenizers} == {
+        ByteTokenizer,
+        WordTokenizer,
+    }

@@ -1,0 +1,50 @@
+"""What the pages tell a reader to type is what works."""
+
+import json
+import pathlib
+import re
+
+import gin
+import pytest
+from safetensors.numpy import save_file
+from tiny_t5 import config_of, tensors_of
+
+from poet.main import commands
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(autouse=True)
+def clean_gin():
+    yield
+    gin.clear_config()
+
+
+def test_the_gin_file_of_the_text_page_configures_a_run(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    from poet.train import lm
+
+    folder = tmp_path / "t5"
+    folder.mkdir()
+    sizes = {"vocab_size": 33_000}
+    (folder / "config.json").write_text(json.dumps(config_of("gated", **sizes)))
+    save_file(tensors_of("gated", **sizes), folder / "model.safetensors")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a red circle moves left"] * 9),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=20,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (block,) = re.findall(r"```\n(from __gin__.*?)```", (DOCS / "text.md").read_text(), re.DOTALL)
+    path = tmp_path / "run.gin"
+    path.write_text(block.replace("/data/t5-v1_1-xl", str(folder)))
+    commands.read_gin([str(path)], [])
+    run = commands.call_configured(lm.LMRun)
+    assert run.text_is_frozen and run.text_weights == str(folder)
+    assert run.model.text.head_dim == 8 and run.model.text.num_ids == 33_000
+    assert run.text_tokenizer.num_slots == 64
