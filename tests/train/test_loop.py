@@ -1,6 +1,7 @@
 """The loop on a toy program: resume, signals, bad losses, files."""
 
 import dataclasses
+import os
 import pathlib
 import random
 import signal
@@ -40,10 +41,13 @@ def undisturbed(tmp_path_factory):
 
 def start(folder, num_steps, pause_s):
     command = [sys.executable, toy_program.__file__, str(folder), str(num_steps), str(pause_s)]
+    env = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
+    # The bits of a result depend on how it is compiled: as in this process.
+    env["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "")
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"},
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
