@@ -12,8 +12,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # TensorFlow's banner and its oneDNN notice would hide real messages of failing tests.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-# Most programs of the tests run once or twice: compiled fast they are done sooner than compiled well
-# (tests/tokenizers/test_visual.py: 91 s of processor time instead of 158).
+# Most programs of the tests run once or twice: compiled fast, they are done sooner than compiled
+# well (tests/tokenizers/test_visual.py: 91 s of processor time instead of 158).
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
