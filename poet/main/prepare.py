@@ -61,6 +61,7 @@ def _run(argv: list[str]) -> int:
             width_px=width_px,
             num_frames=flags.num_frames,
             stride_frames=flags.stride_frames,
+            sample_rate_hz=audio.sample_rate_hz,
             video_stream=flags.video_stream,
         ),
         file_format=flags.file_format,

@@ -1,6 +1,7 @@
 """What every tokenizer promises, and how a trained one is kept on disk.
 
-A tokenizer directory holds `config.json` (kind, sizes, fingerprint) and `weights.npz`. The
+A tokenizer directory holds `config.json` (kind, sizes, fingerprint) and `weights.npz`; that of an
+adopted one (see `adopt`) holds `config.json` alone, which says where the weights lie. The
 fingerprint is a hash of both and of the code's version; it travels with token datasets and
 checkpoints, so that codes of one tokenizer are never read with another.
 
@@ -10,16 +11,18 @@ grid of visual codes.
 
 import dataclasses
 import hashlib
+import importlib
 import io
 import json
 import uuid
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 from etils import epath
 
-from poet.tokenizers import audio, visual
+from poet.tokenizers import audio, torch_audio, visual
 from poet.tokenizers.magvit2 import MagvitConfig
 from poet.tokenizers.soundstream import SoundStreamConfig
 from poet.typing import Float, Int
@@ -32,6 +35,10 @@ _KINDS = {
     visual.KIND: (visual.VisualTokenizer, MagvitConfig, visual.CODE_VERSION),
     audio.KIND: (audio.AudioTokenizer, SoundStreamConfig, audio.CODE_VERSION),
 }
+
+
+# What makes a tokenizer of a kind from the settings in its config.json.
+Maker = Callable[..., Any]
 
 
 class VisualTokenizer(Protocol):
@@ -127,6 +134,8 @@ def load(directory: epath.PathLike) -> Any:
         belong together.
     """
     facts = read_config(directory)
+    if facts["kind"] not in _KINDS:
+        return _adopted(directory, facts)
     make, config_class, version = _KINDS[facts["kind"]]
     if facts["code_version"] != version:
         raise ValueError(
@@ -145,6 +154,55 @@ def load(directory: epath.PathLike) -> Any:
     return make(config, params, found)
 
 
+def adopt(directory: epath.PathLike, kind: str, **settings: Any) -> Any:
+    """Makes a directory that stands for somebody else's tokenizer, and returns that tokenizer.
+
+    Args:
+      directory: Gets `config.json`; the weights stay where they are.
+      kind: "dac", "encodec" or "mimi" (see `torch_audio`), or "module:Class" for a class of the
+        user's own, which meets one of the protocols above.
+      settings: What the class is made from, plain numbers, strings and lists; for the published
+        kinds the fields of `TorchAudioConfig`.
+
+    Raises:
+      ValueError: There is no such kind, or it cannot be made from these settings.
+    """
+    tokenizer = _maker(kind)(**settings)
+    facts = {"kind": kind, "config": settings, "fingerprint": tokenizer.fingerprint}
+    directory = epath.Path(directory)
+    if (directory / WEIGHTS_NAME).exists():
+        raise ValueError(f"{directory} holds a trained tokenizer; give another folder.")
+    directory.mkdir(parents=True, exist_ok=True)
+    _replace(directory / CONFIG_NAME, (json.dumps(facts, indent=2) + "\n").encode())
+    return tokenizer
+
+
+def _adopted(directory: epath.PathLike, facts: dict[str, Any]) -> Any:
+    tokenizer = _maker(facts["kind"])(**facts["config"])
+    if tokenizer.fingerprint != facts["fingerprint"]:
+        raise ValueError(
+            f"The tokenizer in {directory} was adopted with fingerprint"
+            f" {facts['fingerprint'][:12]}, its weights now give {tokenizer.fingerprint[:12]}; put"
+            " the old weights back, or adopt it again into another folder."
+        )
+    return tokenizer
+
+
+def _maker(kind: str) -> Maker:
+    if kind in torch_audio.KINDS:
+        return lambda **settings: torch_audio.TorchAudioTokenizer(
+            kind, torch_audio.TorchAudioConfig(**settings)
+        )
+    module, _, name = kind.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"There is no tokenizer {kind!r} ({error}); expected one of"
+            f" {', '.join(torch_audio.KINDS)} or MODULE:CLASS that Python can import."
+        ) from error
+
+
 def read_config(directory: epath.PathLike) -> dict[str, Any]:
     """The facts of `config.json`: kind, code_version, config, fingerprint."""
     path = epath.Path(directory) / CONFIG_NAME
@@ -154,10 +212,11 @@ def read_config(directory: epath.PathLike) -> dict[str, Any]:
             " `poet train-tokenizer` or run `make demo`."
         )
     facts = json.loads(path.read_text())
-    if facts.get("kind") not in _KINDS:
+    kind = str(facts.get("kind"))
+    if kind not in _KINDS and kind not in torch_audio.KINDS and ":" not in kind:
         raise ValueError(
             f"The tokenizer in {directory} is of kind {facts.get('kind')!r}; this version knows"
-            f" {', '.join(sorted(_KINDS))}."
+            f" {', '.join(sorted([*_KINDS, *torch_audio.KINDS]))} and MODULE:CLASS."
         )
     return facts
 
