@@ -2,17 +2,20 @@
 
 Sizes are the paper's (spec/tokenizers.md c.3), with MelGAN's kernels where it refers to them. Each
 gives logits over time and the outputs of its layers, which the feature loss compares. No
-normalisation; leaky ReLU of slope 0.2.
+normalisation; leaky ReLU of slope 0.2. Convolutions may run in bfloat16 over float32 parameters;
+spectrograms, half rates and all that is given back are float32.
 
 Axes: B batch, S samples, T positions in time, F frequencies, C channels.
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from poet.typing import Array, Float
 
@@ -64,62 +67,68 @@ class AudioDiscriminators(nn.Module):
     """Waves [B, S] -> for each discriminator (logits [B, T], outputs of its layers)."""
 
     config: AudioDiscriminatorConfig
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, wave: Float[Array, "B S"]) -> list[tuple[Array, list[Array]]]:
         config, slower = self.config, wave
-        judged = [StftDiscriminator(config, name="stft")(wave)]
+        judged = [StftDiscriminator(config, self.dtype, name="stft")(wave)]
         for rate in range(config.num_rates):
-            judged.append(WaveDiscriminator(config, name=f"wave_{rate}")(slower))
+            judge = WaveDiscriminator(config, self.dtype, name=f"wave_{rate}")
+            judged.append(judge(slower))
             slower = halve_rate(slower)
-        return judged
+        return jax.tree.map(lambda out: out.astype(jnp.float32), judged)
 
 
 class WaveDiscriminator(nn.Module):
     """Convolutions of 15, four of 41 with stride 4 in groups, of 5 and of 3 taps."""
 
     config: AudioDiscriminatorConfig
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, wave: Float[Array, "B S"]) -> tuple[Array, list[Array]]:
+        conv = functools.partial(nn.Conv, dtype=self.dtype)
         width, features = self.config.wave_channels, []
-        x = _leaky(nn.Conv(width, (15,), name="conv_in")(wave[..., None]))
+        x = _leaky(conv(width, (15,), name="conv_in")(wave[..., None]))
         features.append(x)
         for layer in range(_NUM_GROUPED):
             groups = width // _GROUP
             width = min(4 * width, self.config.wave_max_channels)
-            conv = nn.Conv(
+            grouped = conv(
                 width, (_TAPS,), _STRIDE, feature_group_count=groups, name=f"conv_{layer}"
             )
-            x = _leaky(conv(x))
+            x = _leaky(grouped(x))
             features.append(x)
-        x = _leaky(nn.Conv(width, (5,), name="conv_out")(x))
+        x = _leaky(conv(width, (5,), name="conv_out")(x))
         features.append(x)
-        return nn.Conv(1, (3,), name="logit")(x)[..., 0], features
+        return conv(1, (3,), name="logit")(x)[..., 0], features
 
 
 class StftDiscriminator(nn.Module):
     """A 2-D residual network on real and imaginary parts, time by frequencies."""
 
     config: AudioDiscriminatorConfig
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, wave: Float[Array, "B S"]) -> tuple[Array, list[Array]]:
         config, features = self.config, []
+        conv = functools.partial(nn.Conv, dtype=self.dtype)
         spectrum = complex_spectrogram(wave, config.stft_window_samples)
-        x = _leaky(nn.Conv(config.stft_channels, (7, 7), name="conv_in")(spectrum))
+        x = _leaky(conv(config.stft_channels, (7, 7), name="conv_in")(spectrum))
         features.append(x)
         for block, multiplier in enumerate(config.stft_multipliers):
             strides = (1 + block % 2, 2)
             width = config.stft_channels * multiplier
-            y = _leaky(nn.Conv(x.shape[-1], (3, 3), name=f"block_{block}_conv_0")(x))
+            y = _leaky(conv(x.shape[-1], (3, 3), name=f"block_{block}_conv_0")(x))
             kernel = (strides[0] + 2, strides[1] + 2)
-            y = nn.Conv(width, kernel, strides, name=f"block_{block}_conv_1")(y)
-            x = nn.Conv(width, (1, 1), strides, name=f"block_{block}_skip")(x)
+            y = conv(width, kernel, strides, name=f"block_{block}_conv_1")(y)
+            x = conv(width, (1, 1), strides, name=f"block_{block}_skip")(x)
             x = _leaky(x + y)
             features.append(x)
         # One logit a time: the kernel spans all frequencies that are left.
-        logits = nn.Conv(1, (1, x.shape[2]), padding="VALID", name="logit")(x)
+        logits = conv(1, (1, x.shape[2]), padding="VALID", name="logit")(x)
         return logits[..., 0, 0], features
 
 

@@ -10,6 +10,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from poet.typing import Array, Float
 
@@ -63,7 +64,9 @@ def mel_spectrogram(
     spectrum = jnp.fft.rfft(frames * window[None, None])
     power = spectrum.real**2 + spectrum.imag**2
     matrix = mel_matrix(window_samples, sample_rate_hz, num_bins)
-    return jnp.sqrt(power @ matrix + 1e-12)
+    # Float32 on every device: quiet bins count as much as loud ones in the log distance.
+    bins = jnp.matmul(power, matrix, precision=lax.Precision.HIGHEST)
+    return jnp.sqrt(bins + 1e-12)
 
 
 @functools.lru_cache

@@ -1,8 +1,8 @@
 """One training step of the audio tokenizer, pure: reconstruction, quantizer, adversarial losses.
 
 `TrainState.extra` holds the codebooks (`quantizers.rvq.Codebooks`); they follow running means, not
-gradients. With discriminators it is a dict of them ("codebooks") and of the discriminators'
-parameters and optimizer ("game"). Every draw comes from (key, step), so a resumed run repeats
+gradients. With discriminators it is a dict of them ("codebooks") and of what `audio_game`
+remembers ("game"). Every draw comes from (key, step), so a resumed run repeats
 itself.
 
 Axes: B batch, S samples.
@@ -17,34 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from poet.tokenizers import audio_discriminators as judges
 from poet.tokenizers import mel
 from poet.tokenizers.audio_discriminators import AudioDiscriminatorConfig, AudioDiscriminators
 from poet.tokenizers.quantizers import rvq
 from poet.tokenizers.soundstream import SoundStream, SoundStreamConfig, init_params
+from poet.train import audio_game
 from poet.train import state as train_state
+from poet.train.audio_game import AudioGameConfig
 from poet.train.state import TrainState
 from poet.train.step import TrainStep
 from poet.typing import Array, Float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AudioGameConfig:
-    """Weights of the game with the discriminators; the first two are the paper's.
-
-    Attributes:
-      generator_weight: Of the hinge loss for being recognised.
-      feature_weight: Of the distance of the discriminators' features.
-      learning_rate: Of the discriminators, by Adam with the moments' decays 0.5 and 0.9.
-    """
-
-    generator_weight: float = 1.0
-    feature_weight: float = 100.0
-    learning_rate: float = 1e-4
-
-    def __post_init__(self):
-        if min(self.generator_weight, self.feature_weight, self.learning_rate) < 0:
-            raise ValueError(f"{self}: expected weights of 0 or more.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,15 +114,10 @@ def init(
     params = init_params(config, key)
     extra: Any = rvq.init(config.num_levels, config.codebook_size, config.latent_dim)
     if loss_config is not None and loss_config.discriminator is not None:
-        model = AudioDiscriminators(loss_config.discriminator)
-        weights = model.init(jax.random.fold_in(key, 1), jnp.zeros((1, crop_samples)))["params"]
-        opt_state = _game_optimizer(loss_config).init(weights)
-        extra = {"codebooks": extra, "game": {"params": weights, "opt_state": opt_state}}
+        judges, game_key = _judges(loss_config), jax.random.fold_in(key, 1)
+        game = audio_game.init(game_key, judges, loss_config.game, crop_samples)
+        extra = {"codebooks": extra, "game": game}
     return train_state.create(params, tx.init(params), extra)
-
-
-def _game_optimizer(loss_config: AudioLossConfig) -> optax.GradientTransformation:
-    return optax.adam(loss_config.game.learning_rate, b1=0.5, b2=0.9)
 
 
 def make_step(
@@ -178,8 +155,8 @@ def gradients(
     dtype = jnp.dtype(loss_config.compute_dtype)
 
     def apply(params, values, method):
-        model = {"params": _cast(params, dtype)}
-        out = SoundStream(config).apply(model, values.astype(dtype), method=method)
+        low = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        out = SoundStream(config).apply({"params": low}, values.astype(dtype), method=method)
         return out.astype(jnp.float32)
 
     def loss_fn(params):
@@ -194,7 +171,9 @@ def gradients(
         measures["commitment"] = jnp.where(codebooks.is_started, quantized.commitment, 0.0)
         loss = loss + loss_config.commitment_weight * measures["commitment"]
         if game is not None:
-            fooled, judged = _fool(game["params"], wave, batch, loss_config)
+            fooled, judged = audio_game.fool(
+                _judges(loss_config), loss_config.game, game["params"], wave, batch
+            )
             loss, measures = loss + fooled, measures | judged
         return loss, (codebooks, quantized, wave, measures | {"loss": loss})
 
@@ -203,7 +182,8 @@ def gradients(
     used = rvq.codes_used(quantized.codes, config.codebook_size)
     measures |= {f"codes_used_{level}": used[level] for level in range(config.num_levels)}
     if game is not None:
-        game, judged = _judge(game, batch, jax.lax.stop_gradient(wave), loss_config)
+        wave = jax.lax.stop_gradient(wave)
+        game, judged = audio_game.judge(_judges(loss_config), loss_config.game, game, batch, wave)
         measures |= judged
     return (grads, codebooks, quantized, game), measures
 
@@ -213,45 +193,8 @@ def _parts(extra):
     return (extra["codebooks"], extra["game"]) if isinstance(extra, dict) else (extra, None)
 
 
-def _cast(tree, dtype):
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
-
-
-def _judged(params, wave, loss_config):
-    """Logits and features in float32, computed in the type of the loss config."""
-    dtype = jnp.dtype(loss_config.compute_dtype)
-    model = AudioDiscriminators(loss_config.discriminator)
-    return _cast(model.apply({"params": _cast(params, dtype)}, wave.astype(dtype)), jnp.float32)
-
-
-def _fool(params, wave, target, loss_config):
-    """The tokenizer's share of the game: (weighted loss, measures)."""
-    fake = _judged(params, wave, loss_config)
-    real = jax.lax.stop_gradient(_judged(params, target, loss_config))
-    fooled, features = judges.generator_loss(fake), judges.feature_loss(real, fake)
-    game = loss_config.game
-    loss = game.generator_weight * fooled + game.feature_weight * features
-    return loss, {"adversarial": fooled, "features": features}
-
-
-def _judge(game, real, fake, loss_config):
-    """One step of the discriminators: ("game" after it, measures)."""
-
-    def loss_fn(params):
-        on_real, on_fake = (_judged(params, wave, loss_config) for wave in (real, fake))
-        loss = judges.discriminator_loss(on_real, on_fake)
-        return loss, {
-            "discriminator": loss,
-            "logit_real": judges.mean_logit(on_real),
-            "logit_fake": judges.mean_logit(on_fake),
-        }
-
-    (_, measures), grads = jax.value_and_grad(loss_fn, has_aux=True)(game["params"])
-    updates, opt_state = _game_optimizer(loss_config).update(
-        grads, game["opt_state"], game["params"]
-    )
-    params = optax.apply_updates(game["params"], updates)
-    return {"params": params, "opt_state": opt_state}, measures
+def _judges(loss_config):
+    return AudioDiscriminators(loss_config.discriminator, jnp.dtype(loss_config.compute_dtype))
 
 
 def apply_gradients(

@@ -103,7 +103,7 @@ def nearest(centroids: Float[Array, "N D"], vectors: Float[Array, "*M D"]) -> In
     """Index of the closest centroid; the lowest index wins a tie."""
     flat = vectors.reshape(-1, vectors.shape[-1])
     # |v|^2 is the same for all centroids and left out.
-    scores = 2 * flat @ centroids.T - jnp.sum(centroids**2, axis=-1)[None]
+    scores = _exactly(2 * flat, centroids.T) - jnp.sum(centroids**2, axis=-1)[None]
     return jnp.argmax(scores, axis=-1).astype(jnp.int32).reshape(vectors.shape[:-1])
 
 
@@ -202,7 +202,12 @@ def codes_used(codes: Int[Array, "B Q L"], codebook_size: int) -> Int[Array, "Q"
 def _assigned(codes, vectors, is_active, num_codes):
     """Number and sum of the active vectors of each code."""
     one_hot = jax.nn.one_hot(codes, num_codes, dtype=vectors.dtype) * is_active.reshape(-1, 1)
-    return one_hot.sum(axis=0), one_hot.T @ vectors
+    return one_hot.sum(axis=0), _exactly(one_hot.T, vectors)
+
+
+def _exactly(left, right):
+    """Matrix product in float32: GPUs and TPUs would round the running means to fewer bits."""
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def _misfit(vectors, chosen, is_active, enough):
