@@ -1,7 +1,8 @@
-"""Makes a tokenizer folder that stands for a published audio tokenizer, or for one of your own.
+"""Makes a tokenizer folder that stands for a published tokenizer, or for one of your own.
 
     python tools/adopt_tokenizer.py --kind dac --out tokenizers/audio \\
         --set folder=/data/dac_16khz --set num_levels=4
+    python tools/adopt_tokenizer.py --kind emu3 --out tokenizers/visual --set folder=/data/emu3_vq
     python tools/adopt_tokenizer.py --kind my_module:MyTokenizer --out tokenizers/visual
 
 `poet prepare`, `train` and `generate` then take the folder like a trained one. Nothing is copied or
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kind", required=True, help="dac, encodec, mimi or MODULE:CLASS")
+    parser.add_argument("--kind", required=True, help="emu3, dac, encodec, mimi or MODULE:CLASS")
     parser.add_argument("--out", required=True, help="folder of the tokenizer")
     parser.add_argument("--set", action="append", default=[], help="NAME=VALUE, may be repeated")
     flags = parser.parse_args(argv)
@@ -31,8 +32,11 @@ def _run(argv: list[str]) -> int:
 
     settings = dict(_setting(text) for text in flags.set)
     tokenizer = protocol.adopt(flags.out, flags.kind, **settings)
-    licence = getattr(tokenizer, "licence", "not stated")
-    print(f"Tokenizer {tokenizer.fingerprint[:12]} ({licence}): {flags.out}")
+    for name, value in protocol.describe(tokenizer).items():
+        print(f"{name:18} {value}")
+    if not tokenizer.is_causal:
+        print("It is not causal: what a task is given has seen what follows it.")
+    print(f"Tokenizer folder: {flags.out}")
     return 0
 
 

@@ -16,6 +16,7 @@ from poet.data import beam_runner, prepare_report, units, writer
 from poet.data.clips import ClipRules
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow, read_manifest
+from poet.tokens.clip import ClipShape
 
 # Raised when the same files and tokenizers would give other records.
 PREPARE_VERSION = 1
@@ -84,6 +85,14 @@ def prepare(
     """
     out_dir = epath.Path(config.out_dir)
     settings = _settings(config, visual, audio)
+    rules = config.rules
+    ClipShape(  # refuses sizes that are no whole number of this tokenizer's tokens
+        num_frames=rules.num_frames,
+        height_px=rules.height_px,
+        width_px=rules.width_px,
+        px_per_token=visual.px_per_token,
+        frames_per_token=visual.frames_per_token,
+    )
     rows = _rows(config)
     plan = units.plan_units(rows, config.rules, config.clips_per_unit)
     finished = _finished(out_dir, settings | {"file_format": config.file_format}, plan)
@@ -229,9 +238,13 @@ def _write_dataset(config: PrepareConfig, settings: dict, worker, plan) -> None:
         split: _records(worker.parts_dir, plan, split)
         for split in dict.fromkeys(row.split for row in worker.rows)
     }
-    # Not a setting to compare: it follows from the audio tokenizer, which has a fingerprint.
+    # Not settings to compare: they follow from the tokenizers, which have fingerprints.
     hop = None if worker.audio is None else worker.audio.samples_per_frame
-    metadata = settings | {"samples_per_audio_frame": hop}
+    metadata = settings | {
+        "samples_per_audio_frame": hop,
+        "px_per_token": worker.visual.px_per_token,
+        "frames_per_token": worker.visual.frames_per_token,
+    }
     writer.write_dataset(
         config.out_dir, splits, metadata, file_format=config.file_format, overwrite=True
     )

@@ -116,14 +116,11 @@ def _tokenizer(path: Path) -> tuple[str, Table]:
     tokenizer = protocol.load(path)
     facts = json.loads((path / "config.json").read_text())
     words = (
-        f"{path} is a trained tokenizer ({type(tokenizer).__name__}), fingerprint"
+        f"{path} is a tokenizer ({type(tokenizer).__name__}), fingerprint"
         f" {tokenizer.fingerprint[:12]}.\n"
     )
-    rows: Table = [("what", "value")]
-    for name in ("num_codes", "num_levels", "codebook_size", "samples_per_frame"):
-        if hasattr(tokenizer, name):
-            rows.append((name, getattr(tokenizer, name)))
-    rows += [(key, _short(value)) for key, value in _flat(facts)]
+    rows: Table = [("what", "value"), *protocol.describe(tokenizer).items()]
+    rows += [(k, _short(v)) for k, v in _flat(facts) if k != "fingerprint"]
     return words, rows
 
 

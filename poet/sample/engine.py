@@ -59,6 +59,11 @@ class Engine:
         self._config = config
         self._params = decode.prepare_for_sampling(params, config)
 
+    @property
+    def sample_rate_hz(self) -> int:
+        """Of the sound that `decode_sound` gives."""
+        return self._tokenizers.audio.sample_rate_hz
+
     def task(self, name: str) -> Task:
         """The task of that name, if the model was trained for it.
 

@@ -210,7 +210,8 @@ def _write_answer(
     else:
         file = f"{ask.name}.mp4"
         rate = engine.clip.frames_per_second
-        write.write_video(job.out / file, frames, rate, sound=sound, scale=scale)
+        heard = {} if sound is None else {"sound": sound, "sample_rate_hz": engine.sample_rate_hz}
+        write.write_video(job.out / file, frames, rate, scale=scale, **heard)
     row = {
         "file": file,
         "name": ask.name,

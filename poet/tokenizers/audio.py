@@ -30,7 +30,12 @@ class AudioTokenizer:
     Attributes:
       config: Sizes, among them `num_levels`, `codebook_size`, `samples_per_frame`.
       fingerprint: The same for the same weights, sizes and code version, and for nothing else.
+      is_causal: True.
+      licence: A note on the weights.
     """
+
+    is_causal = True
+    licence = "as its training data; the code is Poet's"
 
     def __init__(
         self, config: SoundStreamConfig, params: Any, fingerprint: str, *, batch_size: int = 16

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from poet.tokenizers import audio, torch_audio, visual
+from poet.tokenizers import audio, torch_audio, torch_visual, visual
 from poet.tokenizers.magvit2 import MagvitConfig
 from poet.tokenizers.soundstream import SoundStreamConfig
 from poet.typing import Float, Int
@@ -37,15 +37,43 @@ _KINDS = {
 }
 
 
+# kind of a published tokenizer -> (tokenizer, its config)
+_PUBLISHED = {
+    **dict.fromkeys(
+        torch_visual.KINDS, (torch_visual.TorchVisualTokenizer, torch_visual.TorchVisualConfig)
+    ),
+    **dict.fromkeys(
+        torch_audio.KINDS, (torch_audio.TorchAudioTokenizer, torch_audio.TorchAudioConfig)
+    ),
+}
+
+_VISUAL_FACTS = (
+    "num_codes", "px_per_token", "frames_per_token", "is_causal", "licence", "fingerprint",
+)  # fmt: skip
+_AUDIO_FACTS = (
+    "num_levels", "codebook_size", "samples_per_frame", "sample_rate_hz", "is_causal", "licence",
+    "fingerprint",
+)  # fmt: skip
+
 # What makes a tokenizer of a kind from the settings in its config.json.
 Maker = Callable[..., Any]
 
 
 class VisualTokenizer(Protocol):
-    """Clips in [0, 1] to a grid of codes and back. Causal: later frames change no earlier code."""
+    """Clips in [0, 1] to a grid of codes and back.
+
+    Attributes:
+      px_per_token: Side of the square of pixels of one code.
+      frames_per_token: Frames of a latent frame after the first, which is one frame alone.
+      is_causal: Whether later frames change no earlier code. Without it an image is no first
+        frame, and frame prediction and extension are given what they should not see.
+      licence: A note on the weights.
+    """
 
     px_per_token: int
     frames_per_token: int
+    is_causal: bool
+    licence: str
 
     @property
     def num_codes(self) -> int: ...
@@ -59,7 +87,15 @@ class VisualTokenizer(Protocol):
 
 
 class AudioTokenizer(Protocol):
-    """Sound in [-1, 1] to levels of codes and back."""
+    """Sound in [-1, 1] to levels of codes and back.
+
+    Attributes:
+      is_causal: Whether later sound changes no earlier code.
+      licence: A note on the weights.
+    """
+
+    is_causal: bool
+    licence: str
 
     @property
     def num_levels(self) -> int: ...
@@ -159,15 +195,17 @@ def adopt(directory: epath.PathLike, kind: str, **settings: Any) -> Any:
 
     Args:
       directory: Gets `config.json`; the weights stay where they are.
-      kind: "dac", "encodec" or "mimi" (see `torch_audio`), or "module:Class" for a class of the
-        user's own, which meets one of the protocols above.
+      kind: "emu3" (see `torch_visual`), "dac", "encodec" or "mimi" (see `torch_audio`), or
+        "module:Class" for a class of the user's own, which meets one of the protocols above.
       settings: What the class is made from, plain numbers, strings and lists; for the published
-        kinds the fields of `TorchAudioConfig`.
+        kinds the fields of `TorchVisualConfig` and `TorchAudioConfig`.
 
     Raises:
-      ValueError: There is no such kind, or it cannot be made from these settings.
+      ValueError: There is no such kind, it cannot be made from these settings, or it does not keep
+        the protocol.
     """
-    tokenizer = _maker(kind)(**settings)
+    tokenizer = _make(kind, settings)
+    describe(tokenizer)
     facts = {"kind": kind, "config": settings, "fingerprint": tokenizer.fingerprint}
     directory = epath.Path(directory)
     if (directory / WEIGHTS_NAME).exists():
@@ -177,8 +215,30 @@ def adopt(directory: epath.PathLike, kind: str, **settings: Any) -> Any:
     return tokenizer
 
 
+def describe(tokenizer: Any) -> dict[str, Any]:
+    """What a tokenizer states about itself: its geometry, whether it is causal, licence, print.
+
+    Raises:
+      ValueError: It states less than the protocol asks for.
+    """
+    kinds = {"num_codes": _VISUAL_FACTS, "num_levels": _AUDIO_FACTS}
+    names = next((names for key, names in kinds.items() if hasattr(tokenizer, key)), None)
+    name = type(tokenizer).__name__
+    if names is None:
+        raise ValueError(
+            f"{name} states neither num_codes, as a visual tokenizer does, nor num_levels, as an"
+            " audio tokenizer does; see docs/tokenizers.md."
+        )
+    missing = [fact for fact in (*names, "encode", "decode") if not hasattr(tokenizer, fact)]
+    if missing:
+        raise ValueError(
+            f"{name} lacks {', '.join(missing)}; docs/tokenizers.md says what each of them is."
+        )
+    return {fact: getattr(tokenizer, fact) for fact in names}
+
+
 def _adopted(directory: epath.PathLike, facts: dict[str, Any]) -> Any:
-    tokenizer = _maker(facts["kind"])(**facts["config"])
+    tokenizer = _make(facts["kind"], facts["config"])
     if tokenizer.fingerprint != facts["fingerprint"]:
         raise ValueError(
             f"The tokenizer in {directory} was adopted with fingerprint"
@@ -188,18 +248,27 @@ def _adopted(directory: epath.PathLike, facts: dict[str, Any]) -> Any:
     return tokenizer
 
 
+def _make(kind: str, settings: dict[str, Any]) -> Any:
+    try:
+        return _maker(kind)(**settings)
+    except TypeError as error:
+        raise ValueError(
+            f"The tokenizer {kind} cannot be made from the settings {sorted(settings)} ({error});"
+            " give --set NAME=VALUE for what its class takes."
+        ) from error
+
+
 def _maker(kind: str) -> Maker:
-    if kind in torch_audio.KINDS:
-        return lambda **settings: torch_audio.TorchAudioTokenizer(
-            kind, torch_audio.TorchAudioConfig(**settings)
-        )
+    if kind in _PUBLISHED:
+        tokenizer, config = _PUBLISHED[kind]
+        return lambda **settings: tokenizer(kind, config(**settings))
     module, _, name = kind.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"There is no tokenizer {kind!r} ({error}); expected one of"
-            f" {', '.join(torch_audio.KINDS)} or MODULE:CLASS that Python can import."
+            f" {', '.join(_PUBLISHED)} or MODULE:CLASS that Python can import."
         ) from error
 
 
@@ -213,10 +282,10 @@ def read_config(directory: epath.PathLike) -> dict[str, Any]:
         )
     facts = json.loads(path.read_text())
     kind = str(facts.get("kind"))
-    if kind not in _KINDS and kind not in torch_audio.KINDS and ":" not in kind:
+    if kind not in _KINDS and kind not in _PUBLISHED and ":" not in kind:
         raise ValueError(
             f"The tokenizer in {directory} is of kind {facts.get('kind')!r}; this version knows"
-            f" {', '.join(sorted([*_KINDS, *torch_audio.KINDS]))} and MODULE:CLASS."
+            f" {', '.join(sorted([*_KINDS, *_PUBLISHED]))} and MODULE:CLASS."
         )
     return facts
 

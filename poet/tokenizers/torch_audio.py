@@ -1,42 +1,23 @@
 """Published audio tokenizers of `transformers` behind Poet's protocol: DAC, EnCodec, Mimi.
 
-A folder as Hugging Face lays it out (`config.json`, `model.safetensors`) is loaded where the extra
-`poet[torch]` is installed; nothing is fetched, no pickle is read. Numpy in, numpy out.
+They load from a folder (see `torch_folder`). Numpy in, numpy out.
 
 Axes: B batch, S samples, Q levels, L frames.
 """
 
 import dataclasses
-import functools
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from poet.tokenizers import torch_folder
+from poet.tokenizers.torch_folder import Published
 from poet.typing import Float, Int
 
 # Raise it when the same weights would give other codes.
 CODE_VERSION = 1
 _BATCH = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """What is known of a kind.
-
-    Attributes:
-      class_name: In `transformers`.
-      model_type: In config.json.
-      is_causal: Whether codes never depend on later sound.
-      licence: A note; read the model card of the weights that you use.
-    """
-
-    class_name: str
-    model_type: str
-    is_causal: bool
-    licence: str
 
 
 KINDS = {
@@ -72,15 +53,17 @@ class TorchAudioTokenizer:
       config: Where from, how many levels.
       kind: A key of `KINDS`.
       fingerprint: The same for the same weights, levels and code version.
-      licence: See `Published`.
-      is_causal: See `Published`.
+      licence: See `torch_folder.Published`.
+      is_causal: See `torch_folder.Published`.
     """
 
     def __init__(self, kind: str, config: TorchAudioConfig):
         self.kind, self.config = kind, config
-        self.fingerprint = fingerprint(kind, config)
-        self.licence, self.is_causal = KINDS[kind].licence, KINDS[kind].is_causal
-        self._model = _load(kind, Path(config.folder))
+        folder, published = Path(config.folder), KINDS[kind]
+        described = f"{kind} v{CODE_VERSION}, {config.num_levels} levels"
+        self.fingerprint = torch_folder.fingerprint(folder, published, described)
+        self.licence, self.is_causal = published.licence, published.is_causal
+        self._model = torch_folder.load(folder, published)
         facts = self._model.config
         if kind == "encodec" and (
             facts.normalize or facts.chunk_length_s or facts.audio_channels > 1
@@ -167,77 +150,6 @@ class TorchAudioTokenizer:
             else:
                 codes = self._model.encode(sound, n_quantizers=self.num_levels).audio_codes
         return codes[:, : self.num_levels].numpy()
-
-
-def fingerprint(kind: str, config: TorchAudioConfig) -> str:
-    """Hex digest of the kind, the levels, config.json and every byte of the weights.
-
-    Raises:
-      ValueError: The folder does not hold such a model as safetensors.
-    """
-    folder = Path(config.folder)
-    facts = _read_config(folder)
-    wanted = KINDS[kind].model_type
-    if facts.get("model_type") != wanted:
-        raise ValueError(
-            f"{folder} is of model_type {facts.get('model_type')!r}, expected {wanted!r} for kind"
-            f" {kind}."
-        )
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise ValueError(
-            f"Expected model.safetensors in {folder}, found none; pickles (.bin) are not read:"
-            " get the safetensors file."
-        )
-    digest = hashlib.sha256(f"{kind} v{CODE_VERSION}, {config.num_levels} levels".encode())
-    digest.update(json.dumps(facts, sort_keys=True).encode())
-    with weights.open("rb") as file:
-        for block in iter(functools.partial(file.read, 2**20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"Expected a model folder with config.json at {folder} ({error}); give the folder that"
-            " holds config.json and model.safetensors."
-        ) from error
-    return facts if isinstance(facts, dict) else {}
-
-
-def _load(kind: str, folder: Path) -> Any:
-    try:
-        import transformers
-        from safetensors import safe_open
-    except ImportError as error:
-        raise ValueError(
-            f"The tokenizer {kind} of {folder} needs torch and transformers;"
-            ' `pip install "poet[torch]"`.'
-        ) from error
-    known = getattr(transformers, KINDS[kind].class_name)
-    try:
-        with safe_open(folder / "model.safetensors", framework="numpy") as file:
-            file.keys()
-        model, report = known.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except Exception as error:  # Both libraries raise many types for files that are not theirs.
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"The weights in {folder} cannot be loaded as {KINDS[kind].class_name}"
-            f" ({first_line[:120]}); copy the folder again."
-        ) from error
-    wrong = [*report["missing_keys"], *report["mismatched_keys"]]
-    if wrong:
-        # transformers would go on with random numbers in their place.
-        raise ValueError(
-            f"The weights in {folder} lack {len(wrong)} tensors that config.json asks for, such as"
-            f" {sorted(map(str, wrong))[0]}; give weights and config of the same model."
-        )
-    return model.eval()
 
 
 def _hop(kind: str, facts: Any) -> int:

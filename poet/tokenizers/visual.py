@@ -42,10 +42,16 @@ class VisualTokenizer:
     Attributes:
       config: Sizes.
       fingerprint: The same for the same weights, sizes and code version, and for nothing else.
+      px_per_token: Side of the square of pixels of one code.
+      frames_per_token: Frames of a latent frame after the first.
+      is_causal: True.
+      licence: A note on the weights.
     """
 
     px_per_token = magvit2.PX_PER_TOKEN
     frames_per_token = magvit2.FRAMES_PER_TOKEN
+    is_causal = True
+    licence = "as its training data; the code is Poet's"
 
     def __init__(self, config: MagvitConfig, params: Any, fingerprint: str, *, batch_size: int = 8):
         """Args:

@@ -140,9 +140,11 @@ def sizes_of(dataset: Dataset, text_tokenizer: TextTokenizer) -> SequenceSizes:
             height_px=rules["height_px"],
             width_px=rules["width_px"],
             frames_per_second=rules["frames_per_second"],
+            # Older datasets do not say these; theirs were always the paper's.
+            px_per_token=facts.get("px_per_token", 8),
+            frames_per_token=facts.get("frames_per_token", 4),
         )
         levels, num_visual = tuple(codes["audio"]), codes["visual"]
-        # Older datasets do not say it; theirs was always the paper's.
         hop, rate_hz = facts.get("samples_per_audio_frame", 320), rules["sample_rate_hz"]
     except (KeyError, TypeError) as error:
         raise ValueError(

@@ -27,6 +27,7 @@ class MeanColour:
     """A visual tokenizer: a token is the mean level of its pixels."""
 
     num_codes = 256
+    px_per_token, frames_per_token = 8, 4
     fingerprint = "mean-colour-1"
 
     def __init__(self):

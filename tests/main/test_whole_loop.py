@@ -94,8 +94,8 @@ def test_the_demo_starts_from_what_is_finished(out, capsys):
     [
         ("dataset", "dataset"),
         ("model", "checkpoint"),
-        ("tokenizers/visual", "is a trained tokenizer (visualtokenizer)"),
-        ("tokenizers/audio", "is a trained tokenizer (audiotokenizer)"),
+        ("tokenizers/visual", "is a tokenizer (visualtokenizer)"),
+        ("tokenizers/audio", "is a tokenizer (audiotokenizer)"),
         ("clips/train/train_000000.mp4", "is a video"),
         ("clips/manifest.tsv", "56"),
     ],

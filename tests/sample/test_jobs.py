@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 
+from poet.media import video
 from poet.sample import jobs
 from poet.sample.engine import Engine
 from poet.sample.requests import SamplingRequest
@@ -14,6 +15,7 @@ class CountingEngine(Engine):
     """Answers request n with codes of value n, and remembers the size of every call."""
 
     clip = types.SimpleNamespace(latent_frames=2, frames_per_token=4, frames_per_second=8.0)
+    sample_rate_hz = 24_000
     facts = {"step": 1}
 
     def __init__(self):  # no model, so nothing of the parent's
@@ -62,3 +64,4 @@ def test_requests_go_in_even_batches_and_are_decoded_together(tmp_path):
     assert engine.heard == [[100, 101, 102], [103, 104]]
     assert [row["ids"]["visual"][0][0][0] for row in rows] == [0, 1, 2, 3, 4]
     assert all(row["has_sound"] and (tmp_path / row["file"]).exists() for row in rows)
+    assert video.probe(tmp_path / rows[0]["file"]).sample_rate_hz == 24_000

@@ -6,10 +6,12 @@ import re
 import numpy as np
 import pytest
 
-from poet.tokenizers import protocol, torch_audio
+from poet.tokenizers import protocol, torch_audio, torch_visual
+from tests import tiny_published
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "tokenizers.md"
-KINDS = sorted(torch_audio.KINDS)
+AUDIO_KINDS = sorted(torch_audio.KINDS)
+PUBLISHED = {**torch_audio.KINDS, **torch_visual.KINDS}
 
 
 @pytest.fixture
@@ -43,6 +45,28 @@ def test_other_settings_are_another_tokenizer(example, tmp_path):
         protocol.load(tmp_path / "visual")
 
 
+def test_what_does_not_keep_the_protocol_is_not_adopted(example, tmp_path, monkeypatch):
+    import my_tokenizer
+
+    with pytest.raises(ValueError, match=r"from the settings \['colour'\] .* give --set"):
+        protocol.adopt(tmp_path / "a", example, colour=1)
+    monkeypatch.delattr(my_tokenizer.Blocks, "licence")
+    monkeypatch.delattr(my_tokenizer.Blocks, "decode")
+    with pytest.raises(ValueError, match="Blocks lacks licence, decode; docs/tokenizers.md says"):
+        protocol.adopt(tmp_path / "a", example)
+    with pytest.raises(ValueError, match="neither num_codes, .* nor num_levels"):
+        protocol.adopt(tmp_path / "a", "collections:OrderedDict")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_page_says_what_published_tokenizers_say_of_themselves():
+    rows = [line.split("|") for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    rows = {row[1].strip(" `"): row for row in rows}
+    for kind, facts in PUBLISHED.items():
+        assert facts.class_name in rows[kind][2]
+        assert rows[kind][5].strip().startswith("yes" if facts.is_causal else "no")
+
+
 def test_kinds_that_are_not_there(tmp_path):
     for kind in ("nothing", "no.such_module:Name", "json:NoSuchName"):
         with pytest.raises(ValueError, match="There is no tokenizer .* or MODULE:CLASS"):
@@ -50,74 +74,27 @@ def test_kinds_that_are_not_there(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sorted(PUBLISHED))
 def test_folders_that_are_no_model_are_refused_before_torch(kind, tmp_path):
     with pytest.raises(ValueError, match="Expected a model folder with config.json"):
         protocol.adopt(tmp_path / "a", kind, folder=str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match=f"is of model_type 'bert', expected '{kind}'"):
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}'
+    )
+    model_type = PUBLISHED[kind].model_type
+    with pytest.raises(ValueError, match=f"is of model_type 'bert', expected '{model_type}'"):
         protocol.adopt(tmp_path / "a", kind, folder=str(tmp_path))
-    (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}"}}')
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{model_type}"}}')
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(ValueError, match="pickles .* are not read"):
         protocol.adopt(tmp_path / "a", kind, folder=str(tmp_path))
 
 
-def save_tiny(kind, folder):
-    """A model of few numbers with random codebooks."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    configs = {
-        "dac": lambda: transformers.DacConfig(
-            encoder_hidden_size=4,
-            downsampling_ratios=[2, 4, 5, 8],
-            decoder_hidden_size=32,
-            n_codebooks=5,
-            codebook_size=64,
-            codebook_dim=4,
-            sampling_rate=16_000,
-        ),
-        "encodec": lambda: transformers.EncodecConfig(
-            num_filters=4,
-            hidden_size=16,
-            codebook_dim=16,
-            num_lstm_layers=1,
-            codebook_size=64,
-            target_bandwidths=[1.5, 3.0, 6.0],
-            upsampling_ratios=[8, 5, 4, 2],
-        ),
-        "mimi": lambda: transformers.MimiConfig(
-            num_filters=4,
-            hidden_size=16,
-            codebook_size=64,
-            codebook_dim=8,
-            vector_quantization_hidden_dimension=8,
-            num_quantizers=6,
-            upsample_groups=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            head_dim=8,
-            intermediate_size=16,
-        ),
-    }
-    model = getattr(transformers, torch_audio.KINDS[kind].class_name)(configs[kind]())
-    for name, value in model.named_buffers():
-        if name.endswith(("codebook.embed", "codebook.embed_sum")):
-            value.copy_(0.01 * torch.randn_like(value))  # As small as untrained latents.
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if name.startswith("encoder") and name.endswith("weight.original0"):
-                value.mul_(4.0)  # Else an untrained EnCodec gives the same latent for everything.
-    model.save_pretrained(folder)
-
-
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", KINDS)
-def test_published_models_encode_and_decode(kind, tmp_path):
-    save_tiny(kind, tmp_path / "model")
+@pytest.mark.parametrize("kind", AUDIO_KINDS)
+def test_published_audio_models_encode_and_decode(kind, tmp_path):
+    tiny_published.save(kind, tmp_path / "model")
     protocol.adopt(tmp_path / "audio", kind, folder=str(tmp_path / "model"), num_levels=4)
     tokenizer = protocol.load(tmp_path / "audio")
     hop = {"dac": 320, "encodec": 320, "mimi": 1920}[kind]
@@ -138,10 +115,56 @@ def test_published_models_encode_and_decode(kind, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_emu3_codes_a_clip_group_by_group(tmp_path):
+    tiny_published.save("emu3", tmp_path / "model")
+    with pytest.raises(ValueError, match="Expected image_mean and image_std .* copy that file too"):
+        protocol.adopt(tmp_path / "a", "emu3", folder=str(tmp_path / "model"))
+    half = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    protocol.adopt(tmp_path / "visual", "emu3", folder=str(tmp_path / "model"), **half)
+    tokenizer = protocol.load(tmp_path / "visual")
+    assert (tokenizer.px_per_token, tokenizer.frames_per_token, tokenizer.num_codes) == (8, 4, 64)
+    assert tokenizer.is_causal and "Apache" in tokenizer.licence
+
+    # Portrait: the model's own cut to the picture's size would lose rows of it.
+    video = np.random.default_rng(0).uniform(size=(2, 9, 48, 16, 3)).astype(np.float32)
+    codes = tokenizer.encode(video)
+    assert codes.shape == (2, 3, 6, 2) and codes.dtype == np.int32
+    assert 0 <= codes.min() and codes.max() < 64 and len(np.unique(codes)) > 8
+    np.testing.assert_array_equal(tokenizer.encode(video[:, :1]), codes[:, :1])
+    np.testing.assert_array_equal(tokenizer.encode(video[1:, :5]), codes[1:, :2])
+    first_group = np.repeat(video[:, 4:5], 5, axis=1)
+    np.testing.assert_array_equal(
+        tokenizer.encode(first_group)[:, 0], tokenizer.encode(video[:, 4:5])[:, 0]
+    )
+
+    seen = tokenizer.decode(codes)
+    assert seen.shape == video.shape and seen.dtype == np.float32
+    assert seen.min() >= 0 and seen.max() <= 1
+    np.testing.assert_allclose(tokenizer.decode(codes[:, :1]), seen[:, :1], atol=1e-5)
+    np.testing.assert_allclose(tokenizer.decode(codes[1:, :2]), seen[1:, :5], atol=1e-5)
+
+    path = tmp_path / "model" / "preprocessor_config.json"
+    path.write_text('{"image_mean": [0.4, 0.4, 0.4], "image_std": [0.3, 0.3, 0.3]}')
+    other = protocol.adopt(tmp_path / "other", "emu3", folder=str(tmp_path / "model"))
+    assert other.fingerprint != tokenizer.fingerprint
+    for wrong, words in (
+        (video[:, :4], "1 \\+ 4 k frames, got 4; the nearest are 1 and 5"),
+        (video[:, :, :-4], "multiples of 8 pixels, got 44 x 16"),
+        (255 * video, r"pixels in \[0, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            tokenizer.encode(wrong)
+    with pytest.raises(ValueError, match=r"Expected codes in \[0, 64\)"):
+        tokenizer.decode(codes + 64)
+    with pytest.raises(ValueError, match="Give both mean and std"):
+        protocol.adopt(tmp_path / "c", "emu3", folder=str(tmp_path / "model"), mean=[0.5] * 3)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_damaged_and_incomplete_weights_are_refused(tmp_path):
     from safetensors.numpy import load_file, save_file
 
-    save_tiny("dac", tmp_path)
+    tiny_published.save("dac", tmp_path)
     path = tmp_path / "model.safetensors"
     tensors = load_file(path)
     name = sorted(tensors)[0]

@@ -101,6 +101,12 @@ def test_a_chunk_is_whole_frames(tokenizer, wave):
         list(tokenizer.encode_chunks([wave[:, :20], wave[:, 20:50]]))
 
 
+def test_it_states_its_geometry_and_licence(tokenizer):
+    facts = protocol.describe(tokenizer)
+    assert facts["samples_per_frame"] == 20 and facts["sample_rate_hz"] == 16_000
+    assert facts["is_causal"] and facts["licence"]
+
+
 def test_result_does_not_depend_on_the_batch(tokenizer, wave):
     codes = tokenizer.encode(wave)
     np.testing.assert_array_equal(tokenizer.encode(wave[3:4])[0], codes[3])

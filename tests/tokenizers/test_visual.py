@@ -138,6 +138,17 @@ def test_fingerprint_changes_with_a_weight_and_a_size(params):
     assert len({prints, protocol.fingerprint(visual.KIND, other, params)}) == 2
 
 
+def test_it_states_its_geometry_and_licence(tokenizer):
+    assert protocol.describe(tokenizer) == {
+        "num_codes": CONFIG.num_codes,
+        "px_per_token": 8,
+        "frames_per_token": 4,
+        "is_causal": True,
+        "licence": "as its training data; the code is Poet's",
+        "fingerprint": tokenizer.fingerprint,
+    }
+
+
 def test_refusals_of_directories(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="found no config.json; make one with"):
         protocol.load(tmp_path)
