@@ -54,6 +54,7 @@ class AudioLossConfig:
       quantizer_dropout: Share of examples that use a random number of levels instead of all.
       start_step: Step whose batch places the codebooks. Until then latents pass unquantized, so
         that rare events have latents of their own by the time they need codes. 0 as in the paper.
+      codes_floor: A level that uses a smaller share of the codes it could use is warned of.
       discriminator: Sizes of the discriminators; None trains without.
       game: Weights of the game with them.
       compute_dtype: Of the convolutions, "float32" or "bfloat16". Parameters, the quantizer and its
@@ -75,6 +76,7 @@ class AudioLossConfig:
     place_above: float = 0.0
     quantizer_dropout: float = 1.0
     start_step: int = 0
+    codes_floor: float = 0.05
     discriminator: AudioDiscriminatorConfig | None = None
     game: AudioGameConfig = AudioGameConfig()
     compute_dtype: str = "float32"
@@ -86,7 +88,7 @@ class AudioLossConfig:
                 " overflows here."
             )
         object.__setattr__(self, "mel_window_samples", tuple(self.mel_window_samples))
-        for name in ("codebook_decay", "quantizer_dropout"):
+        for name in ("codebook_decay", "quantizer_dropout", "codes_floor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
                     f"{name}={getattr(self, name)} is a share; give a number between 0 and 1."

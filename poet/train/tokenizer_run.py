@@ -223,6 +223,10 @@ class VisualRecipe:
         return protocol.save(out, visual.KIND, self.model, params)
 
 
+# After the codebooks are placed, dead codes take so many steps to find places of their own.
+_SETTLING_STEPS = 100
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AudioRecipe:
     """A SoundStream on sounds.
@@ -307,9 +311,16 @@ class AudioRecipe:
         return f"{measures['snr_db']:.1f} dB SNR, {measures['codes_used_0']:,.0f} codes"
 
     def alarms(self, step: int, row: Mapping[str, float]) -> Mapping[str, str]:
-        """None yet known: dead codes are replaced while training."""
-        del step, row
-        return {}
+        """Levels whose codes collapse, discriminators that have won."""
+        return tokenizer_watch.audio_alarms(
+            step,
+            row,
+            num_levels=self.model.num_levels,
+            num_codes=self.model.codebook_size,
+            num_frames=self.batch_size * self.crop_samples // self.model.samples_per_frame,
+            floor=self.losses.codes_floor,
+            start=self.losses.start_step + _SETTLING_STEPS,
+        )
 
     def preview(self, clips: np.ndarray, compare: Compare, mesh: Mesh) -> Evaluate | None:
         """Nothing: there are no pictures of sound."""

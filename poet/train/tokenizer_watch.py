@@ -43,3 +43,42 @@ def visual_alarms(
             " lower AdversarialConfig.learning_rate, or begin from a longer training without it."
         )
     return alarms
+
+
+def audio_alarms(
+    step: int,
+    row: Mapping[str, float],
+    *,
+    num_levels: int,
+    num_codes: int,
+    num_frames: int,
+    floor: float,
+    start: int,
+) -> dict[str, str]:
+    """Sentences about a collapse, by name: "codes_N" for level N, "discriminator".
+
+    Args:
+      step: Steps done.
+      row: Mean measures of the last steps.
+      num_levels: Of the quantizer.
+      num_codes: Of each level.
+      num_frames: Audio frames of a batch; no level can use more codes in it.
+      floor: Smallest share of the codes that could be in use.
+      start: Steps before which a share below the floor is the usual beginning.
+    """
+    alarms = {}
+    possible = min(num_codes, num_frames)
+    for level in range(num_levels):
+        used = row.get(f"codes_used_{level}", possible)
+        if step >= start and used < floor * possible:
+            alarms[f"codes_{level}"] = (
+                f"the codes of level {level} collapse: {used:,.1f} of {possible:,} possible ones"
+                f" are used a batch, below the floor of {floor:.0%}. Raise dead_below, lower"
+                " codebook_decay or place_above, or look whether the sounds are silent."
+            )
+    if row.get("discriminator", 2.0) < _WON:
+        alarms["discriminator"] = (
+            f"the discriminators have won: their loss is {row['discriminator']:.3f}. Lower"
+            " AudioGameConfig.learning_rate, or begin from a longer training without them."
+        )
+    return alarms

@@ -67,6 +67,36 @@ def test_equal_pictures_have_no_distance_and_noise_has_more_and_more(config):
     assert np.isfinite(flat).all() and np.isfinite(slope).all() and np.abs(slope).max() > 0
 
 
+def test_lpips_is_what_torch_computes(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = vgg(np.random.default_rng(4))
+    save_file(tensors, tmp_path / "vgg.safetensors")
+    config = PerceptualConfig(kind="lpips_vgg", files=(str(tmp_path / "vgg.safetensors"),))
+    left, right = np.random.default_rng(3).uniform(size=(2, 2, 32, 48, 3)).astype(np.float32)
+    weights = {name: torch.as_tensor(value) for name, value in tensors.items()}
+
+    def taps(pictures):
+        x = torch.as_tensor(pictures).permute(0, 3, 1, 2) * 2 - 1
+        shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+        x = (x - shift[:, None, None]) / scale[:, None, None]
+        for layer in range(30):
+            name = f"features.{layer}"
+            if layer in (4, 9, 16, 23):
+                x = torch.nn.functional.max_pool2d(x, 2)
+            elif f"{name}.weight" in weights:
+                kernel, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+                x = torch.relu(torch.nn.functional.conv2d(x, kernel, bias, padding=1))
+            if layer in (3, 8, 15, 22, 29):
+                yield torch.nn.functional.normalize(x, dim=1)
+
+    expected = 0.0
+    for tap, (a, b) in enumerate(zip(taps(left), taps(right), strict=True)):
+        weight = weights[f"lin{tap}.model.1.weight"]
+        expected += torch.nn.functional.conv2d((a - b) ** 2, weight).mean().item()
+    found = perceptual.distance(perceptual.load(config), jnp.array(left), jnp.array(right), config)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_first_layer_of_vgg_by_hand(tmp_path):
     """Everything after the first tap is dead; the first compares the signs of two constants."""
     tensors = {name: np.zeros_like(value) for name, value in vgg(np.random.default_rng(0)).items()}

@@ -31,6 +31,24 @@ def test_a_discriminator_that_won_is_said():
     )
 
 
+def test_a_level_of_sound_that_collapses_is_said():
+    alarms = functools.partial(
+        tokenizer_watch.audio_alarms,
+        num_levels=2,
+        num_codes=1_024,
+        num_frames=480,
+        floor=0.05,
+        start=100,
+    )
+    row = {"codes_used_0": 24.0, "codes_used_1": 23.9, "discriminator": 1.9}
+    assert alarms(99, row) == {}
+    assert list(alarms(100, row)) == ["codes_1"]
+    assert "level 1 collapse: 23.9 of 480 possible" in alarms(100, row)["codes_1"]
+    assert "their loss is 0.010" in alarms(1, row | {"discriminator": 0.01})["discriminator"]
+    recipe = tokenizer_run.AudioRecipe()
+    assert recipe.alarms(10_000, {"codes_used_0": 1.0}).keys() == {"codes_0"}
+
+
 def test_the_progress_line_names_what_matters():
     measures = {"psnr_db": 24.26, "codes_used_lately": 1234.0}
     note = tokenizer_run.VisualRecipe().note
