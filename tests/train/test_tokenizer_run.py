@@ -1,5 +1,7 @@
 """Tokenizer training: batches by counter, the cache, refusals, and one tiny run of the command."""
 
+import shutil
+
 import gin
 import numpy as np
 import pytest
@@ -52,6 +54,21 @@ def test_the_command_trains_continues_and_saves(media, tmp_path, capsys):
     assert protocol.read_config(tmp_path / "audio") == facts
     assert command(media, tmp_path / "audio", "--gin.AudioRecipe.batch_size=3") == 2
     assert "holds step 4 of a run with other settings" in capsys.readouterr().err
+
+
+def test_a_run_that_lost_its_end_gives_the_same_tokenizer_to_the_bit(media, tmp_path):
+    out = tmp_path / "audio"
+    assert command(media, out) == 0
+    whole = protocol.read_config(out)["fingerprint"]
+    last = out / "train" / "checkpoints" / "4"
+    assert last.is_dir() and (last.parent / "2").is_dir()
+    # As if killed after step 2 was saved: codebooks and optimizer go on from there.
+    shutil.rmtree(last)
+    (out / "config.json").unlink()
+    (out / "weights.npz").unlink()
+    assert command(media, out) == 0
+    assert [row["step"] for row in metrics.read_metrics(out / "train")][-1] == 4
+    assert last.is_dir() and protocol.read_config(out)["fingerprint"] == whole
 
 
 def test_the_first_files_are_enough_if_asked(media, tmp_path):
