@@ -67,7 +67,8 @@ class TorchVisualTokenizer:
     def __init__(self, kind: str, config: TorchVisualConfig):
         self.kind, self.config = kind, config
         folder, published = Path(config.folder), KINDS[kind]
-        mean, std = _scaling(config)
+        scaling = _scaling(config)
+        mean, std = list(scaling.mean), list(scaling.std)
         described = f"{kind} v{CODE_VERSION}, mean {mean}, std {std}"
         self.fingerprint = torch_folder.fingerprint(folder, published, described)
         self.licence, self.is_causal = published.licence, published.is_causal
@@ -161,9 +162,10 @@ class TorchVisualTokenizer:
             )
 
 
-def _scaling(config: TorchVisualConfig) -> tuple[list[float], list[float]]:
-    if config.mean is not None and config.std is not None:
-        return list(config.mean), list(config.std)
+def _scaling(config: TorchVisualConfig) -> TorchVisualConfig:
+    """The config with its mean and std, read from the folder where they are not given."""
+    if config.mean is not None:
+        return config
     path = Path(config.folder) / "preprocessor_config.json"
     # A folder that is no model at all is refused in those words, later.
     facts = torch_folder.read_json(path.parent, path.name) if path.is_file() else {}
@@ -175,4 +177,4 @@ def _scaling(config: TorchVisualConfig) -> tuple[list[float], list[float]]:
             " wrong codes without a word; copy that file too, or give mean and std"
             " (0.5 0.5 0.5 for pixels in [-1, 1])."
         )
-    return found[0], found[1]
+    return dataclasses.replace(config, mean=found[0], std=found[1])

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-# Below this, a discriminator tells every clip apart (2 log 2 = 1.39 is not telling them apart).
+# Below this, a discriminator tells every clip apart; not telling them apart is 2 log 2 = 1.39 for
+# the visual one, and 2, a hinge loss, for those of sound.
 _WON = 0.05
 
 
@@ -37,12 +38,7 @@ def visual_alarms(
             f" last {window} steps, below the floor of {floor:.0%}. Raise entropy_weight or its"
             " boost, raise the temperature, or take fewer bits."
         )
-    if row.get("discriminator", 1.0) < _WON:
-        alarms["discriminator"] = (
-            f"the discriminator has won: its loss is {row['discriminator']:.3f}. Raise r1_weight,"
-            " lower AdversarialConfig.learning_rate, or begin from a longer training without it."
-        )
-    return alarms
+    return alarms | _lost_game(row, "Raise r1_weight, lower AdversarialConfig.learning_rate")
 
 
 def audio_alarms(
@@ -76,9 +72,15 @@ def audio_alarms(
                 f" are used a batch, below the floor of {floor:.0%}. Raise dead_below, lower"
                 " codebook_decay or place_above, or look whether the sounds are silent."
             )
-    if row.get("discriminator", 2.0) < _WON:
-        alarms["discriminator"] = (
-            f"the discriminators have won: their loss is {row['discriminator']:.3f}. Lower"
-            " AudioGameConfig.learning_rate, or begin from a longer training without them."
-        )
-    return alarms
+    return alarms | _lost_game(row, "Lower AudioGameConfig.learning_rate")
+
+
+def _lost_game(row: Mapping[str, float], remedy: str) -> dict[str, str]:
+    """The alarm of discriminators that tell everything apart, if there are such."""
+    loss = row.get("discriminator")
+    if loss is None or loss >= _WON:
+        return {}
+    return {
+        "discriminator": f"the discriminator has won: its loss is {loss:.3f}. {remedy}, or begin"
+        " from a longer training without it."
+    }

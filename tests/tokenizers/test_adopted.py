@@ -147,6 +147,9 @@ def test_emu3_codes_a_clip_group_by_group(tmp_path):
     path.write_text('{"image_mean": [0.4, 0.4, 0.4], "image_std": [0.3, 0.3, 0.3]}')
     other = protocol.adopt(tmp_path / "other", "emu3", folder=str(tmp_path / "model"))
     assert other.fingerprint != tokenizer.fingerprint
+    path.write_text('{"image_mean": [0.4, 0.4, 0.4], "image_std": [0.3, 0.3, 0.0]}')
+    with pytest.raises(ValueError, match="must be above 0"):
+        protocol.adopt(tmp_path / "c", "emu3", folder=str(tmp_path / "model"))
     for wrong, words in (
         (video[:, :4], "1 \\+ 4 k frames, got 4; the nearest are 1 and 5"),
         (video[:, :, :-4], "multiples of 8 pixels, got 44 x 16"),

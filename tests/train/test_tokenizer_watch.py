@@ -44,7 +44,10 @@ def test_a_level_of_sound_that_collapses_is_said():
     assert alarms(99, row) == {}
     assert list(alarms(100, row)) == ["codes_1"]
     assert "level 1 collapse: 23.9 of 480 possible" in alarms(100, row)["codes_1"]
-    assert "their loss is 0.010" in alarms(1, row | {"discriminator": 0.01})["discriminator"]
+    assert (
+        "its loss is 0.010. Lower AudioGameConfig"
+        in alarms(1, row | {"discriminator": 0.01})["discriminator"]
+    )
     recipe = tokenizer_run.AudioRecipe()
     assert recipe.alarms(10_000, {"codes_used_0": 1.0}).keys() == {"codes_0"}
 
