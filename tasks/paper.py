@@ -1,13 +1,27 @@
-"""The paper's pretraining tasks that prepared clips serve today, under their SeqIO names.
+"""The paper's tasks under their SeqIO names: `poet_` and the name of the task value.
 
-Painting, stylization, audio-to-video and audio-video continuation join them with their issues.
-(Paper, section on pretraining tasks; spec/videopoet.md section 4.1.)
+(Paper, section on pretraining tasks; spec/videopoet.md section 4.1.) A prepared dataset serves
+those whose inputs its records have; `docs/tasks.md` lists what each is given and asked for.
 """
 
+from poet.data import objectives
 from poet.tokens import tasks
 from tasks import registry
 
-NAMES = tuple(f"poet_{name}" for name in tasks.TASKS)
+
+def name_of(task_name: str) -> str:
+    """The registered name of a task value."""
+    return f"poet_{task_name}"
+
+
+NAMES = tuple(name_of(name) for name in tasks.TASKS)
+
+
+def _needs(task: tasks.Task) -> frozenset[str]:
+    """What the parts say, and for painting the kind of region that is hidden."""
+    region = {"inpainting", "outpainting"} & {task.name.removesuffix("_with_text")}
+    return objectives.needs(task) | region
+
 
 for _task in tasks.TASKS.values():
-    registry.register(f"poet_{_task.name}", _task)
+    registry.register(name_of(_task.name), _task, needs=_needs(_task))

@@ -34,6 +34,21 @@ CONFIG = PrefixLMConfig(
 )
 
 
+# Every kind of plan once. The continuations of the paper take more sound than this clip has.
+TASK_NAMES = [
+    "text_to_video",
+    "text_to_image",
+    "image_to_video",
+    "future_prediction",
+    "unconditional",
+    "inpainting",
+    "stylization_with_first_frame",
+    "audio_to_video",
+    "video_to_audio",
+    "text_to_video_with_sound",
+]
+
+
 def plan_of(name):
     """The plan of a built-in task."""
     return sequence.plan(tasks.get(name), CLIP, SOUND, TEXT_SLOTS, VOCABULARY)
@@ -45,8 +60,12 @@ def random_fields(seed=0, batch_size=BATCH):
     audio = [rng.integers(0, n, (batch_size, 1, 4)) for n in VOCABULARY.audio_levels]
     text_ids = rng.integers(3, 20, (batch_size, TEXT_SLOTS))
     text_ids[:, 3:] = 0
+    pictures = {
+        name: rng.integers(0, 12, (batch_size, 5, 1, 2))
+        for name in ("visual", "masked", "structure")
+    }
     return {
-        "visual": rng.integers(0, 12, (batch_size, 5, 1, 2)),
+        **pictures,
         "audio": np.concatenate(audio, axis=1),
         "text_ids": text_ids,
     }

@@ -12,7 +12,14 @@ import numpy as np
 from absl import logging
 
 from poet.data import order
-from poet.data.groups import AgdConfig, SequenceSizes, SharedTasks, make_groups, phase_shares
+from poet.data.groups import (
+    AgdConfig,
+    SequenceSizes,
+    SharedTasks,
+    make_groups,
+    phase_shares,
+    size_task,
+)
 from poet.data.records import Dataset
 from poet.tokens import sequence
 
@@ -21,12 +28,15 @@ _STEPS_PER_BLOCK = 4096
 
 
 class AgdBatches:
-    """The batches of a run, by step. Tasks that no record serves are left out with a warning.
+    """The batches of a run, by step.
+
+    Tasks that no record serves, or that do not fit the clips, are left out with a warning. Clips of
+    several sizes give a task a group for each; the task's share is divided by their records.
 
     Args:
       dataset: from `open_dataset`.
       tasks: (task, share) pairs, from `registry.resolve`.
-      sizes: what plans are made of; must fit the dataset's ids.
+      sizes: what plans are made of; its clip must be one that the dataset holds.
       text_tokenizer: `.encode(caption) -> int32 [text_slots]`; may be None without text tasks.
       config: how batches are drawn.
 
@@ -44,25 +54,24 @@ class AgdBatches:
         config: AgdConfig,
     ):
         _check_dataset(dataset, sizes)
-        self._dataset, self._sizes, self._config = dataset, sizes, config
+        self._dataset, self._config = dataset, config
         self._text_tokenizer = text_tokenizer
         self.left_out: dict[str, str] = {}
-        self._records: dict[tuple[str, str], np.ndarray] = {}
-        tasks = self._tasks_with_records(tasks)
-        if text_tokenizer is None and any(entry.task.has_text for entry, _ in tasks):
+        tasks = self._tasks_with_records(tasks, sizes)
+        if text_tokenizer is None and any(task.task.has_text for task, _ in tasks):
             raise ValueError(
                 "Tasks with text need a text tokenizer, got None. Pass the model's, or choose"
                 " tasks without text."
             )
-        self._entries = [entry for entry, _ in tasks]
+        self._tasks = [task for task, _ in tasks]
         self._cumulative = np.cumsum(phase_shares(tasks, config.curriculum), axis=1)
-        self.groups, self._group_of = make_groups(tasks, sizes, config)
+        self.groups, self._group_of = make_groups(tasks, config)
         # _draw_counts[b][k]: draws of task k before step b * _STEPS_PER_BLOCK.
         self._draw_counts = [np.zeros(len(tasks), np.int64)]
 
     def group_at(self, step: int) -> str:
         """Name of the group that trains at a step; equal on all hosts."""
-        return self._group_of[self._entries[self._draws(step, step + 1)[0]].name]
+        return self._group_of[self._tasks[self._draws(step, step + 1)[0]].name]
 
     def batch_at(self, step: int) -> tuple[str, Batch]:
         """(group name, this process's rows of the batch) of a step, as numpy.
@@ -71,20 +80,20 @@ class AgdBatches:
         decoder_loss_weights float32 [B, L-1], text_ids int32 [B, slots] (no slots for a task
         without text) and text_is_dropped bool [B].
         """
-        task = int(self._draws(step, step + 1)[0])
-        entry = self._entries[task]
-        group = self.groups[self._group_of[entry.name]]
-        first = int(self._count_before(step)[task]) * group.batch_size
+        number = int(self._draws(step, step + 1)[0])
+        task = self._tasks[number]
+        group = self.groups[self._group_of[task.name]]
+        first = int(self._count_before(step)[number]) * group.batch_size
         positions = self._rows(group.batch_size) + first
-        return group.name, self._batch(entry, group, positions)
+        return group.name, self._batch(task, group, positions)
 
     def positions(self, step: int) -> dict[str, dict[str, int]]:
         """Where each task stands before a step: examples seen, epochs finished (JSON-able)."""
         found = {}
-        for entry, count in zip(self._entries, self._count_before(step), strict=True):
-            seen = int(count) * self.groups[self._group_of[entry.name]].batch_size
-            num_records = len(self._records[entry.name, self._config.split])
-            found[entry.name] = {"examples": seen, "epochs": seen // num_records}
+        for task, count in zip(self._tasks, self._count_before(step), strict=True):
+            seen = int(count) * self.groups[self._group_of[task.name]].batch_size
+            num_records = len(task.records[self._config.split])
+            found[task.name] = {"examples": seen, "epochs": seen // num_records}
         return found
 
     def eval_batches(self, task_name: str, split: str, count: int) -> list[tuple[str, Batch]]:
@@ -93,16 +102,16 @@ class AgdBatches:
         Every batch has the group's training shape, so that no new program is compiled; rows past
         the last example repeat earlier ones with loss weights of 0. No examples, no batches.
         """
-        entry = next((entry for entry in self._entries if entry.name == task_name), None)
-        if entry is None:
-            names = [entry.name for entry in self._entries]
+        task = next((task for task in self._tasks if task.name == task_name), None)
+        if task is None:
+            names = [task.name for task in self._tasks]
             raise ValueError(f"Task {task_name!r} is not trained here, expected one of {names}.")
-        num_records = len(self._served(entry, split))
+        num_records = len(task.records[split])
         count = min(count, num_records)
         group, batches = self.groups[self._group_of[task_name]], []
         for first in range(0, count, group.batch_size):
             positions = first + self._rows(group.batch_size)
-            batch = self._batch(entry, group, positions % count, split=split)
+            batch = self._batch(task, group, positions % count, split=split)
             batch["decoder_loss_weights"][positions >= count] = 0
             batches.append((group.name, batch))
         return batches
@@ -110,12 +119,12 @@ class AgdBatches:
     def describe(self) -> list[dict[str, object]]:
         """One row a group: sizes, share of the steps early and late, records, token level."""
         shares = np.diff(self._cumulative, axis=1, prepend=0)
-        index = {entry.name: at for at, entry in enumerate(self._entries)}
+        index = {task.name: at for at, task in enumerate(self._tasks)}
         rows = []
         for group in self.groups.values():
             members = [index[name] for name in group.task_names]
             early, late = shares[0, members].sum(), shares[-1, members].sum()
-            num_records = [len(self._served(self._entries[k], self._config.split)) for k in members]
+            num_records = [len(self._tasks[k].records[self._config.split]) for k in members]
             rows.append(
                 {
                     "group": group.name,
@@ -131,14 +140,21 @@ class AgdBatches:
             )
         return rows
 
-    def _tasks_with_records(self, tasks):
-        kept = []
+    def _tasks_with_records(self, tasks: SharedTasks, sizes: SequenceSizes) -> list:
+        """(SizedTask, share) of every task that the split's records serve."""
+        kept, split = [], self._config.split
         for entry, share in tasks:
-            if len(self._served(entry, self._config.split)):
-                kept.append((entry, share))
+            try:
+                sized = size_task(entry, self._dataset, sizes)
+            except ValueError as error:
+                self.left_out[entry.name] = str(error)
                 continue
-            wants = " and ".join(sorted(entry.needs)) or "anything"
-            self.left_out[entry.name] = f"no record of split {self._config.split!r} has {wants}"
+            counts = np.array([len(task.records[split]) for task in sized])
+            if not counts.sum():
+                wants = " and ".join(sorted(entry.needs)) or "anything"
+                self.left_out[entry.name] = f"no record of split {split!r} has {wants}"
+            shares = share * counts / max(1, counts.sum())
+            kept += [pair for pair in zip(sized, shares.tolist(), strict=True) if pair[1]]
         if not kept:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
             raise ValueError(
@@ -149,13 +165,6 @@ class AgdBatches:
             logging.warning("Task %s is left out: %s.", name, reason)
         return kept
 
-    def _served(self, entry, split) -> np.ndarray:
-        """Positions of the records that a task can use."""
-        key = (entry.name, split)
-        if key not in self._records:
-            self._records[key] = self._dataset.having(split, entry.needs)
-        return self._records[key]
-
     def _draws(self, start, stop) -> np.ndarray:
         """Index of the task drawn at each of the steps [start, stop)."""
         steps = np.arange(start, stop)
@@ -165,11 +174,11 @@ class AgdBatches:
             phase = (steps >= curriculum.switch_at * curriculum.num_steps).astype(np.int64)
         tasks = (draws[:, None] >= self._cumulative[phase]).sum(axis=1)
         # The last sum may miss 1 by rounding.
-        return np.minimum(tasks, len(self._entries) - 1)
+        return np.minimum(tasks, len(self._tasks) - 1)
 
     def _count_before(self, step) -> np.ndarray:
         """How often each task was drawn before a step."""
-        num_tasks = len(self._entries)
+        num_tasks = len(self._tasks)
         block = step // _STEPS_PER_BLOCK
         while len(self._draw_counts) <= block:
             start = (len(self._draw_counts) - 1) * _STEPS_PER_BLOCK
@@ -184,22 +193,23 @@ class AgdBatches:
         num_rows = batch_size // self._config.process_count
         return np.arange(num_rows) + num_rows * self._config.process_index
 
-    def _batch(self, entry, group, positions, split=None) -> Batch:
+    def _batch(self, task, group, positions, split=None) -> Batch:
         """Assembles the examples at positions of a task's order; `split` means evaluation."""
         seed = self._config.seed if split is None else 0
         split_name = split or self._config.split
-        records = self._served(entry, split_name)
-        at = order.index_at(seed, order_stream(entry.name, split_name), positions, len(records))
+        records = task.records[split_name]
+        at = order.index_at(seed, order_stream(task.name, split_name), positions, len(records))
+        objective, value = task.entry.objective, task.task
         fields = [
-            entry.objective(self._dataset.read(split_name, index), entry.task, self._text_tokenizer)
+            objective(self._dataset.read(split_name, index), value, self._text_tokenizer)
             for index in records[at]
         ]
-        batch = sequence.assemble(group.plan, _stack(entry.name, fields))
+        batch = sequence.assemble(group.plan, _stack(task.name, fields))
         batch = {name: np.array(values) for name, values in batch.items()}
         batch["text_is_dropped"] = np.zeros(len(positions), bool)
-        if split is None and entry.task.has_text:
+        if split is None and value.has_text:
             batch["text_is_dropped"] = text_is_dropped(
-                seed, entry.name, positions, self._config.text_dropout
+                seed, task.name, positions, self._config.text_dropout
             )
         return batch
 
@@ -230,17 +240,16 @@ def _stack(task_name, fields: list[dict[str, np.ndarray]]) -> dict[str, np.ndarr
 
 
 def _check_dataset(dataset: Dataset, sizes: SequenceSizes):
-    """ValueError unless clips and images of the dataset have the size of the plan."""
+    """ValueError unless the dataset has clips or images of the plan's size, and its levels."""
     grid = sizes.clip.grid
     fits = {"x".join(map(str, grid)), "x".join(map(str, (1, *grid[1:])))}
     for split, facts in dataset.summary["splits"].items():
-        strangers = sorted(set(facts["visual_shapes"]) - fits)
-        if strangers:
+        if not fits & set(facts["visual_shapes"]):
             raise ValueError(
                 f"Split {split!r} of {dataset.directory} holds visual ids of shape"
-                f" {', '.join(strangers)}, the model's clips have {' or '.join(sorted(fits))}"
-                " (frames x rows x columns). Prepare the clips at the model's size, or choose the"
-                " model's clip size to fit."
+                f" {', '.join(facts['visual_shapes'])}, the model's clips have"
+                f" {' or '.join(sorted(fits))} (frames x rows x columns). Prepare the clips at the"
+                " model's size, or choose the model's clip size to fit."
             )
     has_sound = any(facts["num_with_audio"] for facts in dataset.summary["splits"].values())
     num_levels = dataset.summary["audio_levels"]

@@ -13,12 +13,13 @@ import functools
 import numpy as np
 
 from poet.data.batches import text_is_dropped
+from poet.data.features import CONDITIONS
 from poet.tokens import sequence
 from poet.tokens.sequence import SequencePlan
 
 # Features of every Poet task in SeqIO (a mixture's tasks must agree on them) with their ranks;
 # what a task does not use is empty.
-TASK_FEATURE_RANKS = {"visual": 3, "audio": 2, "text_ids": 1}
+TASK_FEATURE_RANKS = {"visual": 3, "audio": 2, "text_ids": 1, "masked": 3, "structure": 3}
 
 
 def task_feature_lengths(plan: SequencePlan) -> dict[str, int]:
@@ -28,6 +29,7 @@ def task_feature_lengths(plan: SequencePlan) -> dict[str, int]:
         "visual": plan.clip.latent_frames,
         "audio": num_levels,
         "text_ids": plan.num_text_slots,
+        **dict.fromkeys(CONDITIONS, plan.clip.latent_frames),
     }
 
 
@@ -92,8 +94,8 @@ def _converter_class():
         def _convert_features(self, ds, task_feature_lengths):
             lengths = self.get_model_feature_lengths(task_feature_lengths)
 
-            def assemble(position, visual, audio, text_ids):
-                fields = {"visual": visual, "audio": audio, "text_ids": text_ids}
+            def assemble(position, *features):
+                fields = dict(zip(TASK_FEATURE_RANKS, features, strict=True))
                 example = sequence.assemble(self._plan, fields)
                 is_dropped = self._drops is not None and bool(self._drops(position))
                 return [np.array(example[name]) for name in lengths_by_name] + [is_dropped]

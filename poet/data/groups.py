@@ -1,7 +1,8 @@
 """The groups of a run: sizes, plans, batch sizes and shares, all known before the first step."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from poet.tokens.tasks import Task
 from poet.tokens.vocabulary import Vocabulary
 
 SharedTasks = Sequence[tuple[registry.TaskEntry, float]]
+Grid = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,88 @@ class SequenceSizes:
     def plan(self, task: Task) -> SequencePlan:
         """The plan of a task at these sizes."""
         return sequence.plan(task, self.clip, self.sound, self.text_slots, self.vocabulary)
+
+    def at(self, grid: Grid) -> "SequenceSizes":
+        """These sizes for clips whose visual ids have the shape (t, h, w)."""
+        if grid == self.clip.grid:
+            return self
+        frames, rows, columns = grid
+        clip = dataclasses.replace(
+            self.clip,
+            num_frames=self.clip.frames_of(frames),
+            height_px=rows * self.clip.px_per_token,
+            width_px=columns * self.clip.px_per_token,
+        )
+        sound = self.sound and SoundShape.for_clip(
+            clip, self.sound.num_levels, self.sound.samples_per_frame, self.sound.sample_rate_hz
+        )
+        return dataclasses.replace(self, clip=clip, sound=sound)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SizedTask:
+    """A registered task over the records of one size.
+
+    Attributes:
+      name: the registered name; with `@FRAMESxHEIGHTxWIDTH` where clips of several sizes serve it.
+      entry: the registered task.
+      sizes: of its clips.
+      records: split -> positions of the records that serve it, sorted.
+    """
+
+    name: str
+    entry: registry.TaskEntry
+    sizes: SequenceSizes
+    records: Mapping[str, np.ndarray]
+
+    @property
+    def task(self) -> Task:
+        """What is given and asked for."""
+        return self.entry.task
+
+    @functools.cached_property
+    def plan(self) -> SequencePlan:
+        """Of the task at the size."""
+        return self.sizes.plan(self.task)
+
+
+SizedTasks = Sequence[tuple[SizedTask, float]]
+
+
+def size_task(entry: registry.TaskEntry, dataset, sizes: SequenceSizes) -> list[SizedTask]:
+    """The task once for every size of clip that the dataset holds for it.
+
+    A task of single frames takes stills and first frames of equal height and width together, at
+    the run's own length of clip, since an image is the head of a video.
+
+    Raises ValueError if the task cannot be laid out at a size it would have.
+    """
+    served, grids = {}, {}
+    for split in dataset.splits:
+        served[split] = dataset.having(split, entry.needs)
+        grids[split] = dataset.grids(split)[served[split]]
+    takes_clips = "video" in entry.needs
+    if not takes_clips:
+        for split in grids:
+            grids[split] = grids[split] * np.array([0, 1, 1], np.int32)
+    kinds = np.unique(np.concatenate(list(grids.values())), axis=0)
+    found = []
+    for kind in kinds:
+        grid = tuple(int(n) for n in kind)
+        if not takes_clips:
+            is_own = grid[1:] == sizes.clip.grid[1:]
+            grid = sizes.clip.grid if is_own else (1, *grid[1:])
+        clip = sizes.at(grid).clip
+        suffix = f"@{clip.num_frames}x{clip.height_px}x{clip.width_px}" if len(kinds) > 1 else ""
+        sized = SizedTask(
+            name=entry.name + suffix,
+            entry=entry,
+            sizes=sizes.at(grid),
+            records={split: served[split][(grids[split] == kind).all(axis=1)] for split in served},
+        )
+        _ = sized.plan
+        found.append(sized)
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,33 +201,30 @@ def group_batch_size(batch_tokens: int, length: int, data_parallel_size: int) ->
     return max(1, multiples) * data_parallel_size
 
 
-def make_groups(
-    tasks: SharedTasks, sizes: SequenceSizes, config: AgdConfig
-) -> tuple[dict[str, Group], dict[str, str]]:
+def make_groups(tasks: SizedTasks, config: AgdConfig) -> tuple[dict[str, Group], dict[str, str]]:
     """Groups by name, most frequent first, and the group of each task."""
-    members: dict[Task, list[tuple[registry.TaskEntry, float]]] = {}
-    for entry, share in tasks:
-        # A plan depends on everything in a task but its name.
-        key = dataclasses.replace(entry.task, name="")
-        members.setdefault(key, []).append((entry, share))
+    members: dict[tuple[Task, ClipShape], list[tuple[SizedTask, float]]] = {}
+    for sized, share in tasks:
+        # A plan depends on the size and on everything in a task but its name.
+        key = (dataclasses.replace(sized.task, name=""), sized.sizes.clip)
+        members.setdefault(key, []).append((sized, share))
     groups, group_of = {}, {}
     by_share = sorted(members.values(), key=lambda group: -sum(share for _, share in group))
     for group in by_share:
         first = group[0][0]
-        plan = sizes.plan(first.task)
         groups[first.name] = Group(
             name=first.name,
-            plan=plan,
+            plan=first.plan,
             batch_size=group_batch_size(
-                config.batch_tokens, plan.length, config.data_parallel_size
+                config.batch_tokens, first.plan.length, config.data_parallel_size
             ),
-            task_names=tuple(entry.name for entry, _ in group),
+            task_names=tuple(sized.name for sized, _ in group),
         )
-        group_of.update({entry.name: first.name for entry, _ in group})
+        group_of.update({sized.name: first.name for sized, _ in group})
     return groups, group_of
 
 
-def phase_shares(tasks: SharedTasks, curriculum: Curriculum | None) -> np.ndarray:
+def phase_shares(tasks: SharedTasks | SizedTasks, curriculum: Curriculum | None) -> np.ndarray:
     """Float64 [phases, tasks]: share of the steps; two phases with a curriculum, else one."""
     shares = np.array([share for _, share in tasks], np.float64)
     is_image = np.array([is_image_task(entry.task) for entry, _ in tasks])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from poet.data import features
 from poet.tokens.tasks import Part, Task
 
 Fields = dict[str, np.ndarray]
@@ -46,6 +47,7 @@ def needs(task: Task) -> frozenset[str]:
         found.add("audio")
     if any(part.kind == "visual" and part.stop != 1 for part in parts):
         found.add("video")
+    found |= {part.field for part in parts if part.field in features.CONDITIONS}
     return frozenset(found)
 
 

@@ -104,6 +104,10 @@ class Dataset:
             )
         return self._split(split).capability(name)
 
+    def grids(self, split: str) -> np.ndarray:
+        """Shape (t, h, w) of every record's visual ids: int32 [records, 3], read-only."""
+        return self._split(split).grids
+
     def having(self, split: str, names) -> np.ndarray:
         """Sorted positions (int64) of the records that have all the named capabilities."""
         indices = np.arange(self._split(split).num_records)
@@ -141,6 +145,8 @@ class _Split:
         facts = summary["splits"][name]
         self._directory, self._name = directory, name
         self._num_levels = summary["audio_levels"]
+        self._capabilities = summary.get("capabilities", writer.CAPABILITIES_OF_VERSION_1)
+        self._has_grids = summary["format_version"] > 1
         self._file_format = summary["file_format"]
         self._lengths = facts["shard_lengths"]
         self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
@@ -152,12 +158,14 @@ class _Split:
         self.num_records = facts["num_records"]
 
     def paths(self):
-        index = [self._index_path(name) for name in (*writer.CAPABILITIES, "crc32")]
+        names = (*self._capabilities, "crc32", *["grid"] * self._has_grids)
+        index = [self._index_path(name) for name in names]
         return index + [self._shard_path(number) for number in range(len(self._lengths))]
 
     def capability(self, name) -> np.ndarray:
         if name not in self._capability:
-            self._capability[name] = self._load_index(name)
+            is_known = name in self._capabilities
+            self._capability[name] = self._load_index(name) if is_known else np.zeros(0, np.int64)
         return self._capability[name]
 
     def read(self, index: int | np.integer) -> dict:
@@ -218,6 +226,16 @@ class _Split:
     @functools.cached_property
     def _crc32(self) -> np.ndarray:
         return self._load_index("crc32")
+
+    @functools.cached_property
+    def grids(self) -> np.ndarray:
+        if self._has_grids:
+            return self._load_index("grid")
+        grids = np.array(
+            [self.read(at)["visual"].shape for at in range(self.num_records)], np.int32
+        )
+        grids.setflags(write=False)
+        return grids
 
     def _load_index(self, name) -> np.ndarray:
         path = self._index_path(name)

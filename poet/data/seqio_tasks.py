@@ -11,12 +11,13 @@ import functools
 
 import numpy as np
 
-from poet.data import order, records, registry
+from poet.data import features, masking, order, records, registry
 from poet.data.batches import order_stream
 from poet.data.converter import TASK_FEATURE_RANKS
 
 # Ids are local codes here; the largest codebook in use has 2^18.
 _MAX_ID = 2**31 - 1
+_ID_NAMES = (*features.ID_FIELDS, *features.CONDITIONS)
 
 
 def register_seqio(dataset_dir, text_tokenizer, *, task_names=None, num_epochs: int = 1):
@@ -91,13 +92,11 @@ def _record_source(dataset, entry, num_epochs):
     import seqio
     import tensorflow as tf
 
+    ranks = {**features.ID_FIELDS, **dict.fromkeys(features.CONDITIONS, 3)}
     signature = {
-        "clip_id": tf.TensorSpec([], tf.string),
-        "caption": tf.TensorSpec([], tf.string),
-        "visual": tf.TensorSpec([None, None, None], tf.int32),
-        "audio": tf.TensorSpec([None, None], tf.int32),
-        "num_frames": tf.TensorSpec([], tf.int32),
-        "has_audio": tf.TensorSpec([], tf.int32),
+        **{name: tf.TensorSpec([], tf.string) for name in features.TEXT_FIELDS},
+        **{name: tf.TensorSpec([None] * rank, tf.int32) for name, rank in ranks.items()},
+        **{name: tf.TensorSpec([], tf.int32) for name in features.INT_FIELDS},
     }
 
     class RecordSource(seqio.FunctionDataSource):
@@ -131,6 +130,10 @@ def _keep_served(ds, needs):
         "caption": lambda example: tf.strings.length(tf.strings.strip(example["caption"])) > 0,
         "audio": lambda example: example["has_audio"] > 0,
         "video": lambda example: tf.shape(example["visual"])[0] > 1,
+        "masked": lambda example: tf.strings.length(example["region"]) > 0,
+        "inpainting": lambda example: tf.reduce_any(example["region"] == masking.INPAINTING),
+        "outpainting": lambda example: tf.reduce_any(example["region"] == masking.OUTPAINTING),
+        "structure": lambda example: tf.size(example["structure"]) > 0,
     }
     for name in sorted(needs):
         ds = ds.filter(tests[name])
@@ -143,18 +146,20 @@ def _apply_objective(ds, entry, text_tokenizer):
 
     empty = {name: np.zeros([0] * rank, np.int32) for name, rank in TASK_FEATURE_RANKS.items()}
 
-    def objective(clip_id, caption, visual, audio):
+    def objective(clip_id, caption, *ids):
         record = {
             "clip_id": clip_id.decode("utf-8"),
             "caption": caption.decode("utf-8"),
-            "visual": visual,
-            "audio": audio,
+            **dict(zip(_ID_NAMES, ids, strict=True)),
         }
+        for name in features.CONDITIONS:  # flat where TFDS read them
+            if record[name].size:
+                record[name] = record[name].reshape(record["visual"].shape)
         fields = entry.objective(record, entry.task, text_tokenizer)
         return [np.asarray(fields.get(name, empty[name]), np.int32) for name in empty]
 
     def convert(example):
-        inputs = [example[name] for name in ("clip_id", "caption", "visual", "audio")]
+        inputs = [example[name] for name in ("clip_id", "caption", *_ID_NAMES)]
         arrays = tf.numpy_function(objective, inputs, [tf.int32] * len(empty))
         for array, rank in zip(arrays, TASK_FEATURE_RANKS.values(), strict=True):
             array.set_shape([None] * rank)

@@ -3,6 +3,7 @@
     DIR/dataset_info.json, features.json, metadata.json    TFDS's own files
     DIR/poet_tokens-train.array_record-00000-of-00001      records, in the order given
     DIR/index/train.caption.npy                            positions of the records with a caption
+    DIR/index/train.grid.npy                               shape [t, h, w] of every record's ids
     DIR/index/train.crc32.npy                              checksum of every record
     DIR/poet.json                                          metadata, statistics, content fingerprint
 
@@ -22,13 +23,15 @@ from collections.abc import Iterable
 import numpy as np
 from etils import epath
 
-from poet.data import features
+from poet.data import features, masking
 
 DATASET_NAME = "poet_tokens"
-FORMAT_VERSION = 1
+# 2: conditions (masked, structure, region) and the index of grids.
+FORMAT_VERSION = 2
 FILE_FORMATS = ("array_record", "tfrecord")
 # What a record may have; a task asks for a set of these (`objectives.needs`).
-CAPABILITIES = ("caption", "audio", "video")
+CAPABILITIES = ("caption", "audio", "video", "masked", "inpainting", "outpainting", "structure")
+CAPABILITIES_OF_VERSION_1 = ("caption", "audio", "video")
 
 
 def write_dataset(
@@ -129,6 +132,7 @@ def _write_files(work_dir, splits, metadata, file_format, records_per_shard):
         "format_version": FORMAT_VERSION,
         "file_format": file_format,
         "audio_levels": num_levels,
+        "capabilities": list(CAPABILITIES),
         "metadata": metadata,
         "splits": {split: seen.summary(shards.lengths) for split, (seen, shards) in facts.items()},
     }
@@ -267,6 +271,7 @@ class _SplitFacts:
     capability: dict[str, list[int]] = dataclasses.field(
         default_factory=lambda: {name: [] for name in CAPABILITIES}
     )
+    grids: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
     shapes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     used: dict[str, set] = dataclasses.field(default_factory=lambda: collections.defaultdict(set))
     totals: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -279,10 +284,15 @@ class _SplitFacts:
             "caption": bool(record["caption"].strip()),
             "audio": bool(record["has_audio"]),
             "video": record["visual"].shape[0] > 1,
+            "masked": bool(record["region"]),
+            "inpainting": record["region"] in masking.INPAINTING,
+            "outpainting": record["region"] in masking.OUTPAINTING,
+            "structure": bool(record["structure"].size),
         }
         for name in CAPABILITIES:
             if has[name]:
                 self.capability[name].append(index)
+        self.grids.append(record["visual"].shape)
         self.totals["num_frames"] += record["num_frames"]
         self.totals["num_visual_ids"] += record["visual"].size
         self.totals["num_audio_ids"] += record["audio"].size
@@ -292,9 +302,10 @@ class _SplitFacts:
             self.used[f"audio_{level}"].update(np.unique(codes).tolist())
 
     def save(self, index_dir, split):
-        """Writes the index files: int64 positions by capability, uint32 checksums."""
+        """Writes the index files: int64 positions by capability, int32 grids, uint32 checksums."""
         for name, positions in self.capability.items():
             _save_npy(index_dir / f"{split}.{name}.npy", np.asarray(positions, np.int64))
+        _save_npy(index_dir / f"{split}.grid.npy", np.asarray(self.grids, np.int32))
         _save_npy(index_dir / f"{split}.crc32.npy", np.asarray(self.crc32, np.uint32))
 
     def summary(self, shard_lengths) -> dict:

@@ -25,7 +25,16 @@ from poet.tokens.tasks import Task
 from poet.tokens.vocabulary import SPECIAL_NAMES, IdRange, Vocabulary
 
 # What a position is to the model, index = value of ``SequencePlan.segment``.
-SEGMENT_KINDS = ("special", "text", "visual_in", "audio_in", "visual_out", "audio_out")
+SEGMENT_KINDS = (
+    "special",
+    "text",
+    "visual_in",
+    "audio_in",
+    "visual_out",
+    "audio_out",
+    # Given pictures of another field than the one written: a masked clip, flow and depth.
+    "condition_in",
+)
 
 
 class PlanRow(NamedTuple):
@@ -124,7 +133,10 @@ class SequencePlan:
         kinds = np.zeros(self.length, np.int32)
         for slot in self.slots:
             side = "" if slot.kind == "text" else ("_out" if slot.is_output else "_in")
-            kinds[slot.start : slot.stop] = SEGMENT_KINDS.index(slot.kind + side)
+            kind = slot.kind
+            if kind == "visual" and slot.field != "visual":
+                kind = "condition"
+            kinds[slot.start : slot.stop] = SEGMENT_KINDS.index(kind + side)
         return _frozen(kinds, np.int32)
 
     @functools.cached_property

@@ -91,35 +91,74 @@ class Task:
 
 
 TEXT = Part("text", "text_ids")
+VIDEO = Part("visual", "visual")
+AUDIO = Part("audio", "audio")
+FIRST_FRAME = Part("visual", "visual", 0, 1)
+# Tokens of the clip with pixels hidden, and of its optical flow and depth as three channels
+# (`poet.data.masking`, `poet.data.structure`).
+MASKED = Part("visual", "masked")
+STRUCTURE = Part("visual", "structure")
+
+# Audio frames that stand beside the first latent frame, and beside the first three: 1 and 9 pixel
+# frames at 8 fps last 0.125 s and 1.125 s, 50 audio frames are a second (design, section 3).
+_AUDIO_OF_FIRST_FRAME = 6
+_AUDIO_OF_NINE_FRAMES = 56
 
 
 def _video(name: str, *inputs: Part, start: int = 0) -> Task:
     return Task(name, vocabulary.VIDEO, inputs, (Part("visual", "visual", start),))
 
 
+def _future_prediction(name: str, num_latent: int) -> Task:
+    return _video(name, Part("visual", "visual", 0, num_latent), start=num_latent)
+
+
+def _continuation(name: str, num_latent: int, num_audio: int) -> Task:
+    return Task(
+        name,
+        vocabulary.AV_CONTINUATION,
+        (Part("visual", "visual", 0, num_latent), Part("audio", "audio", 0, num_audio)),
+        (Part("visual", "visual", num_latent), Part("audio", "audio", num_audio)),
+    )
+
+
+# Prompts follow the kind of output, as in the paper; the two kinds of painting share all but their
+# pixels, and what is hidden can be seen (spec/videopoet.md sections 2.2, 4.1 and 9, rows 2 to 15).
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         _video("text_to_video", TEXT),
         # No closing tokens: the same prompt may go on and write the rest of a video
         # (paper, section on text-to-image; spec section 2.4).
-        Task(
-            "text_to_image",
-            vocabulary.VIDEO,
-            (TEXT,),
-            (Part("visual", "visual", 0, 1),),
-            ends=False,
-        ),
-        _video("image_to_video", TEXT, Part("visual", "visual", 0, 1), start=1),
+        Task("text_to_image", vocabulary.VIDEO, (TEXT,), (FIRST_FRAME,), ends=False),
+        _video("image_to_video", TEXT, FIRST_FRAME, start=1),
+        # Equal to future_prediction_1 but for its name.
+        _future_prediction("image_to_video_without_text", 1),
         # 3 latent frames = 9 frames, about one second (spec section 9, row 10).
-        _video("future_prediction", Part("visual", "visual", 0, 3), start=3),
+        _future_prediction("future_prediction", 3),
+        _future_prediction("future_prediction_1", 1),
+        _future_prediction("future_prediction_5", 2),
+        _future_prediction("future_prediction_13", 4),
         _video("unconditional"),
+        Task("inpainting", vocabulary.PAINT, (MASKED,), (VIDEO,)),
+        Task("inpainting_with_text", vocabulary.PAINT, (TEXT, MASKED), (VIDEO,)),
+        Task("outpainting", vocabulary.PAINT, (MASKED,), (VIDEO,)),
+        Task("outpainting_with_text", vocabulary.PAINT, (TEXT, MASKED), (VIDEO,)),
+        Task("stylization", vocabulary.STYLE, (TEXT, STRUCTURE), (VIDEO,)),
+        # The first frame stands in the same block, before flow and depth (spec 9, row 15).
         Task(
-            "video_to_audio",
-            vocabulary.VIDEO_TO_AUDIO,
-            (Part("visual", "visual"),),
-            (Part("audio", "audio"),),
+            "stylization_with_first_frame",
+            vocabulary.STYLE,
+            (TEXT, FIRST_FRAME, STRUCTURE),
+            (VIDEO,),
         ),
+        Task("audio_to_video", vocabulary.AUDIO_TO_VIDEO, (AUDIO,), (VIDEO,)),
+        Task("video_to_audio", vocabulary.VIDEO_TO_AUDIO, (VIDEO,), (AUDIO,)),
+        _continuation("audio_video_continuation", 1, _AUDIO_OF_FIRST_FRAME),
+        # One second with sound from the second before it: the step of a long clip.
+        _continuation("audio_video_continuation_9", 3, _AUDIO_OF_NINE_FRAMES),
+        # Video with sound is the output of a continuation too, so they share the prompt.
+        Task("text_to_video_with_sound", vocabulary.AV_CONTINUATION, (TEXT,), (VIDEO, AUDIO)),
     )
 }
 

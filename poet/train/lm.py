@@ -105,7 +105,8 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
     config = model_for(run.model, sizes, keeps_text_rows=bool(run.text_weights))
     mesh = partitioning.make_mesh(run.mesh)
     batches = AgdBatches(dataset, tasks, sizes, run.text_tokenizer, _agd(run, mesh))
-    check_limits(config, sizes)
+    for group in batches.groups.values():
+        check_limits(config, group.plan.clip, group.plan.sound)
     facts = _facts(run, dataset, sizes, config)
     check_same_run(run.loop.model_dir, facts)
     if run.loop.seed < 0:
@@ -215,13 +216,13 @@ def text_tokenizer_from_meta(meta: Mapping[str, Any]) -> TextTokenizer:
     return tokenizer
 
 
-def check_limits(config: PrefixLMConfig, sizes: SequenceSizes) -> None:
+def check_limits(config: PrefixLMConfig, clip: ClipShape, sound: SoundShape | None) -> None:
     """ValueError unless the model has learned positions for the whole clip."""
-    frames, rows, columns = sizes.clip.grid
+    frames, rows, columns = clip.grid
     asked = {"latent_frames": frames, "token_rows": rows, "token_columns": columns}
-    if sizes.sound:
-        asked["audio_frames"] = sizes.sound.num_audio_frames
-        asked["audio_levels"] = sizes.sound.num_levels
+    if sound:
+        asked["audio_frames"] = sound.num_audio_frames
+        asked["audio_levels"] = sound.num_levels
     for name, count in asked.items():
         limit = getattr(config.limits, name)
         if count > limit:

@@ -1,7 +1,9 @@
-"""A small prepared dataset: clips with and without sound, stills, one clip without a caption."""
+"""A small prepared dataset: clips with and without sound or conditions, stills, a caption less."""
 
 import numpy as np
 import pytest
+
+from poet.data import masking
 
 GRID, NUM_LEVELS, NUM_AUDIO_FRAMES = (5, 2, 2), 2, 106
 
@@ -12,6 +14,10 @@ def _records(seed: int, count: int):
         has_audio, is_image = index % 4 != 1, index % 5 == 4
         visual = rng.integers(0, 64, (1 if is_image else GRID[0], *GRID[1:]), dtype=np.int32)
         num_audio_frames = NUM_AUDIO_FRAMES if has_audio and not is_image else 0
+        region = "" if is_image or index % 7 == 6 else masking.REGIONS[index % 8]
+        masked = rng.integers(0, 64, visual.shape if region else (0, 0, 0), dtype=np.int32)
+        has_structure = not is_image and index % 6 != 5
+        structure = rng.integers(0, 64, visual.shape if has_structure else (0, 0, 0))
         yield {
             "clip_id": f"clip_{seed}_{index}",
             "caption": "" if index == 7 else f"caption {index} é",
@@ -19,6 +25,9 @@ def _records(seed: int, count: int):
             "audio": rng.integers(0, 16, (NUM_LEVELS, num_audio_frames), dtype=np.int32),
             "num_frames": 1 if is_image else 17,
             "has_audio": num_audio_frames > 0,
+            "region": region,
+            "masked": masked,
+            "structure": structure.astype(np.int32),
         }
 
 

@@ -3,20 +3,26 @@ import dataclasses
 import numpy as np
 import pytest
 
-from poet.data import batches, groups, objectives, order, records, registry, writer
+from poet.data import batches, groups, masking, objectives, order, records, registry, writer
 from poet.tokens import sequence, tasks, vocabulary
 from poet.tokens.clip import ClipShape
 
-NAMES = [f"poet_{name}" for name in tasks.TASKS]
+# One name a plan: those left out are tasks of equal plans, which share a group.
+NAMES = [
+    f"poet_{name}"
+    for name in tasks.TASKS
+    if name not in ("image_to_video_without_text", "outpainting", "outpainting_with_text")
+]
 
 
 @pytest.fixture(scope="module")
 def make(dataset, pretrain, sizes, text_tokenizer):
-    """Keyword arguments of AgdConfig -> AgdBatches over the small dataset."""
+    """Keyword arguments of AgdConfig -> AgdBatches over the small dataset, tasks evenly mixed."""
+    shared = [(registry.get(name), 1 / len(NAMES)) for name in NAMES]
 
     def make_batches(**options):
         config = groups.AgdConfig(**{"batch_tokens": 1200, **options})
-        return batches.AgdBatches(dataset, pretrain, sizes, text_tokenizer, config)
+        return batches.AgdBatches(dataset, shared, sizes, text_tokenizer, config)
 
     return make_batches
 
@@ -30,7 +36,7 @@ def _assert_equal(one, other):
 
 def test_a_batch_is_its_records_assembled(make, dataset, sizes, text_tokenizer):
     agd, seen = make(seed=3), dict.fromkeys(NAMES, 0)
-    for step in range(40):
+    for step in range(120):
         group, batch = agd.batch_at(step)
         entry, plan = registry.get(group), agd.groups[group].plan
         served, stream = dataset.having("train", entry.needs), f"order/train/{group}"
@@ -42,7 +48,7 @@ def test_a_batch_is_its_records_assembled(make, dataset, sizes, text_tokenizer):
             _assert_equal({name: batch[name][row] for name in want}, want)
             seen[group] += 1
     assert all(seen.values())
-    assert {name: at["examples"] for name, at in agd.positions(40).items()} == seen
+    assert {name: at["examples"] for name, at in agd.positions(120).items()} == seen
 
 
 def test_shapes_are_static_and_nothing_is_padding(make):
@@ -132,13 +138,15 @@ def test_curriculum_turns_from_images_to_video_after_a_quarter(make):
     assert abs(is_image[1000:].mean() - 0.1) < 0.02
     rows = {row["group"]: row["share"] for row in agd.describe()}
     np.testing.assert_allclose(rows["poet_text_to_image"], (0.9, 0.1))
-    np.testing.assert_allclose(rows["poet_unconditional"], (0.02, 0.18))
+    np.testing.assert_allclose(rows["poet_unconditional"], (0.1 / 16, 0.9 / 16))
 
 
 def test_curriculum_needs_both_kinds(dataset, sizes, text_tokenizer, pretrain):
     video = [pair for pair in pretrain if pair[0].name != "poet_text_to_image"]
     curriculum = groups.Curriculum(num_steps=100)
-    np.testing.assert_allclose(groups.phase_shares(video, curriculum), 1 / 5)
+    shares = groups.phase_shares(video, curriculum)
+    assert shares.shape == (2, 16)
+    np.testing.assert_allclose(shares, [[share / 0.9 for _, share in video]] * 2)
 
 
 def test_a_tenth_of_the_texts_is_dropped(make):
@@ -172,11 +180,81 @@ def test_tasks_with_equal_plans_share_a_group(dataset, sizes, text_tokenizer):
     }
 
 
-def test_silent_clips_enter_no_audio_task(dataset, make):
-    agd = make()
-    served = agd._served(registry.get("poet_video_to_audio"), "train")
-    assert all(dataset.read("train", index)["has_audio"] for index in served)
-    assert len(served) < 43
+def test_silent_clips_enter_no_audio_task(dataset, sizes, pretrain):
+    for name in NAMES:
+        entry = registry.get(name)
+        if entry.task.uses_audio:
+            (task,) = groups.size_task(entry, dataset, sizes)
+            served = task.records["train"]
+            assert 0 < len(served) < 43
+            assert all(dataset.read("train", index)["has_audio"] for index in served)
+
+
+def test_painting_takes_records_of_its_kind_of_region(dataset, sizes, pretrain):
+    for name, regions in (
+        ("poet_inpainting", masking.INPAINTING),
+        ("poet_outpainting_with_text", masking.OUTPAINTING),
+    ):
+        (task,) = groups.size_task(registry.get(name), dataset, sizes)
+        found = {dataset.read("train", index)["region"] for index in task.records["train"]}
+        assert found == set(regions)
+
+
+def _resized(records, grid, num_audio_frames):
+    """Records of another size of clip; stills stay as they are."""
+    rng = np.random.default_rng(0)
+    for record in records:
+        if len(record["visual"]) > 1:
+            for field in ("visual", "masked", "structure"):
+                if record[field].size:
+                    record[field] = rng.integers(0, 64, grid, dtype=np.int32)
+            if record["has_audio"]:
+                record["audio"] = rng.integers(0, 16, (2, num_audio_frames), dtype=np.int32)
+        yield record | {"clip_id": f"{record['clip_id']}_{grid}"}
+
+
+def test_clips_of_several_sizes_train_in_groups_of_their_own(
+    make_records, metadata, sizes, text_tokenizer, pretrain, tmp_path
+):
+    """17 and 41 frames, square and portrait: 32, 7 and 13 clips."""
+    mixed = list(make_records(0, 40))
+    mixed += _resized(make_records(1, 8), (11, 2, 2), 256)
+    mixed += _resized(make_records(2, 16), (5, 4, 2), 106)
+    writer.write_dataset(tmp_path / "mixed", {"train": mixed}, metadata)
+    dataset = records.open_dataset(tmp_path / "mixed")
+    config = groups.AgdConfig(batch_tokens=600)
+    agd = batches.AgdBatches(dataset, pretrain, sizes, text_tokenizer, config)
+    lengths = {
+        name: group.plan.length for name, group in agd.groups.items() if "unconditional" in name
+    }
+    # Delimiters are 5, with <duration> or <res> 6.
+    assert lengths == {
+        "poet_unconditional@17x16x16": 20 + 5,
+        "poet_unconditional@17x32x16": 40 + 6,
+        "poet_unconditional@41x16x16": 44 + 6,
+    }
+    # Stills and first frames of one size are one task, whatever the clips' length.
+    assert [name for name in agd.groups if "text_to_image" in name] == [
+        "poet_text_to_image@17x16x16",
+        "poet_text_to_image@1x32x16",
+    ]
+    rows = {row["group"]: row for row in agd.describe()}
+    shares = [rows[f"poet_unconditional@{size}"]["share"] for size in ("17x16x16", "41x16x16")]
+    assert shares[0] == pytest.approx(0.1 * 32 / 52) and shares[1] == pytest.approx(0.1 * 7 / 52)
+    for step in range(60):
+        group, batch = agd.batch_at(step)
+        assert batch["decoder_input_tokens"].shape[1] == agd.groups[group].plan.length - 1
+
+
+def test_tasks_that_do_not_fit_the_clips_are_left_out(
+    make_records, metadata, sizes, text_tokenizer, pretrain, tmp_path
+):
+    short = list(_resized(make_records(0, 10), (3, 2, 2), 56))
+    writer.write_dataset(tmp_path / "short", {"train": short}, metadata)
+    dataset, config = records.open_dataset(tmp_path / "short"), groups.AgdConfig(batch_tokens=300)
+    agd = batches.AgdBatches(dataset, pretrain, sizes.at((3, 2, 2)), text_tokenizer, config)
+    assert "has 3 latent visual frames" in agd.left_out["poet_future_prediction_13"]
+    assert "poet_future_prediction_5" in agd.groups
 
 
 def test_tasks_without_records_are_left_out(

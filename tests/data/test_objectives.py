@@ -8,19 +8,36 @@ from poet.tokens.tasks import Part, Task
 
 @pytest.fixture
 def clip(make_records):
-    """A clip with caption and sound."""
+    """A clip with caption, sound, a hidden region, flow and depth."""
     return next(make_records(0, 1))
 
 
 def test_needs_of_every_task():
-    assert {name: set(objectives.needs(task)) for name, task in tasks.TASKS.items()} == {
-        "text_to_video": {"caption", "video"},
-        "text_to_image": {"caption"},
-        "image_to_video": {"caption", "video"},
-        "future_prediction": {"video"},
-        "unconditional": {"video"},
-        "video_to_audio": {"video", "audio"},
+    everything = {"caption", "audio", "video", "masked", "structure"}
+    lacks = {
+        "text_to_video": "audio masked structure",
+        "text_to_image": "audio masked structure video",
+        "image_to_video": "audio masked structure",
+        "inpainting": "caption audio structure",
+        "outpainting_with_text": "audio structure",
+        "stylization": "audio masked",
+        "stylization_with_first_frame": "audio masked",
+        "audio_to_video": "caption masked structure",
+        "video_to_audio": "caption masked structure",
+        "audio_video_continuation": "caption masked structure",
+        "text_to_video_with_sound": "masked structure",
+        "unconditional": "caption audio masked structure",
+        "future_prediction_13": "caption audio masked structure",
+        "image_to_video_without_text": "caption audio masked structure",
     }
+    for name, words in lacks.items():
+        assert objectives.needs(tasks.get(name)) == everything - set(words.split()), name
+
+
+def test_painting_asks_for_its_kind_of_region(pretrain):
+    needs = {entry.task.name: entry.needs for entry, _ in pretrain}
+    assert needs["inpainting"] == {"video", "masked", "inpainting"}
+    assert needs["outpainting_with_text"] == {"caption", "video", "masked", "outpainting"}
 
 
 def test_only_text_to_image_is_an_image_task():
@@ -35,7 +52,8 @@ def test_fields_are_what_the_task_names(clip, text_tokenizer):
         for name in set(fields) - {"text_ids"}:
             got = fields[name]
             # Cut in time only.
-            np.testing.assert_array_equal(got, clip[name][: got.shape[0]])
+            want = clip[name] if name == "audio" else clip[name][: got.shape[0]]
+            np.testing.assert_array_equal(got, want)
     assert fields["audio"].shape == (2, 106)
 
 

@@ -83,7 +83,7 @@ def test_unshuffled_reading_is_file_order(seqio, registered, dataset, sizes, tex
 
 
 def test_tfds_source_reads_tfrecord(seqio, tfrecord_dir, sizes, text_tokenizer, pretrain):
-    names = ["poet_text_to_video", "poet_video_to_audio"]
+    names = ["poet_outpainting", "poet_stylization", "poet_text_to_video", "poet_video_to_audio"]
     assert seqio_tasks.register_seqio(tfrecord_dir, text_tokenizer, task_names=names) == names
     assert isinstance(seqio.TaskRegistry.get(names[0]).source, seqio.TfdsDataSource)
     dataset = records.open_dataset(tfrecord_dir)
@@ -116,7 +116,8 @@ def test_both_file_formats_hold_the_same_records(dataset, tfrecord_dir):
         one, two = dataset.read("train", index), other.read("train", index)
         assert one["clip_id"] == two["clip_id"]
         np.testing.assert_array_equal(one["visual"], two["visual"])
-        np.testing.assert_array_equal(one["audio"], two["audio"])
+        for field in ("audio", "masked", "structure"):
+            np.testing.assert_array_equal(one[field], two[field])
 
 
 def test_a_tfrecord_shard_cut_short_is_named(write, tmp_path):
@@ -129,13 +130,16 @@ def test_a_tfrecord_shard_cut_short_is_named(write, tmp_path):
 
 def test_mixture_is_seqios_mixture(seqio, registered):
     mixture = seqio.get_mixture_or_task("poet_pretrain")
-    assert sorted(task.name for task in mixture.tasks) == sorted(NAMES)
+    names = [entry.name for entry, _ in registry.resolve("poet_pretrain")]
+    assert sorted(task.name for task in mixture.tasks) == sorted(names) and len(names) == 17
     mixed = mixture.get_dataset(None, "train", shuffle=True, seed=0, num_epochs=1)
     for example in itertools.islice(mixed.as_numpy_iterator(), 5):
         assert {name: array.ndim for name, array in example.items()} == {
             "visual": 3,
             "audio": 2,
             "text_ids": 1,
+            "masked": 3,
+            "structure": 3,
         }
 
 

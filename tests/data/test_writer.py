@@ -108,6 +108,8 @@ def test_empty_splits_are_left_out(make_records, metadata, tmp_path):
         ({"audio": np.zeros((2, 0), int)}, "has_audio=1 but audio ids have the shape"),
         ({"audio": np.zeros((0, 0), int), "has_audio": 0}, "expected at least one level"),
         ({"audio": np.zeros((3, 106), int)}, "has 3 audio levels"),
+        ({"masked": np.zeros((4, 2, 2), int)}, "masked ids have the shape"),
+        ({"region": ""}, "has region='' and masked ids"),
     ],
 )
 def test_refuses_unfit_records(change, message, make_records, metadata, tmp_path):
@@ -140,7 +142,8 @@ def test_publishes_remotely_with_poet_json_last(monkeypatch, make_records, metad
     monkeypatch.setattr(writer, "_copy", lambda source, target: copied.append((source, target)))
     writer.write_dataset(tmp_path / "out", {"train": make_records(0, 3)}, metadata)
     names = [target.name for _, target in copied]
-    assert names[-1] == "poet.json" and "train.crc32.npy" in names and len(names) == 9
+    assert names[-1] == "poet.json" and "train.crc32.npy" in names and "train.grid.npy" in names
+    assert len(names) == 14
 
 
 def test_encoding_is_exact(make_records):
@@ -148,7 +151,7 @@ def test_encoding_is_exact(make_records):
         checked = features.check_record(record)
         decoded = features.decode_record(features.encode_record(checked), 2)
         assert decoded.keys() == set(features.FIELDS)
-        for name in ("visual", "audio"):
+        for name in ("visual", "audio", "masked", "structure"):
             np.testing.assert_array_equal(decoded.pop(name), record[name])
         assert decoded == {name: checked[name] for name in decoded}
 
@@ -174,7 +177,7 @@ out = {str(tmp_path / "out")!r}
 writer.write_dataset(out, {{"train": [record]}}, {{"fingerprints": {{}}}})
 assert records.open_dataset(out).read("train", 0)["clip_id"] == "a"
 registry.load_task_modules(["tasks.paper", "tasks.mixtures"])
-assert len(registry.resolve("poet_pretrain")) == 6
+assert len(registry.resolve("poet_pretrain")) == 17
 assert "seqio" not in sys.modules and "tensorflow" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

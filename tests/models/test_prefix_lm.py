@@ -93,7 +93,7 @@ def test_loss_reads_no_prefix_positions():
     assert loss(plan, batch)[0] == loss(plan, other)[0]
 
 
-@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("name", tiny_lm.TASK_NAMES)
 def test_loss_is_the_plain_cross_entropy(name):
     plan, batch = tiny_lm.plan_of(name), tiny_lm.batch_of(name)
     params, segments = tiny_lm.lively_params(), tiny_lm.VOCABULARY.segments

@@ -9,7 +9,7 @@ import tiny_lm
 from poet.models.prefix_lm import PrefixLM
 from poet.sample import decode
 from poet.sample.requests import SamplingRequest
-from poet.tokens import sequence, tasks
+from poet.tokens import sequence
 from poet.tokens import vocabulary as ids
 from poet.tokens.tasks import Part, Task
 
@@ -53,7 +53,7 @@ def av_plan():
     return sequence.plan(AV_CONTINUATION, *sizes)
 
 
-@pytest.mark.parametrize("name", [*tasks.TASKS, "av_continuation"])
+@pytest.mark.parametrize("name", [*tiny_lm.TASK_NAMES, "av_continuation"])
 def test_cached_logits_are_those_of_training(name, monkeypatch):
     """Also where a slot is cut into scans with a growing cache, and across forced delimiters."""
     monkeypatch.setattr(decode, "_STEPS_PER_SCAN", 6)

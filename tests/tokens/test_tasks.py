@@ -4,18 +4,38 @@ from poet.tokens import tasks, vocabulary
 from poet.tokens.tasks import Part, Task
 
 
-def test_the_six_tasks():
-    assert list(tasks.TASKS) == [
-        "text_to_video",
-        "text_to_image",
-        "image_to_video",
-        "future_prediction",
-        "unconditional",
-        "video_to_audio",
-    ]
-    prompts = {name: task.prompt for name, task in tasks.TASKS.items()}
-    assert prompts.pop("video_to_audio") == vocabulary.VIDEO_TO_AUDIO
-    assert set(prompts.values()) == {vocabulary.VIDEO}, "one prompt a kind of output"
+def test_prompts_follow_the_output():
+    prompts = {}
+    for name, task in tasks.TASKS.items():
+        prompts.setdefault(task.prompt, []).append(name)
+    assert prompts == {
+        vocabulary.VIDEO: [
+            "text_to_video",
+            "text_to_image",
+            "image_to_video",
+            "image_to_video_without_text",
+            "future_prediction",
+            "future_prediction_1",
+            "future_prediction_5",
+            "future_prediction_13",
+            "unconditional",
+        ],
+        vocabulary.PAINT: [
+            "inpainting",
+            "inpainting_with_text",
+            "outpainting",
+            "outpainting_with_text",
+        ],
+        vocabulary.STYLE: ["stylization", "stylization_with_first_frame"],
+        vocabulary.AUDIO_TO_VIDEO: ["audio_to_video"],
+        vocabulary.VIDEO_TO_AUDIO: ["video_to_audio"],
+        vocabulary.AV_CONTINUATION: [
+            "audio_video_continuation",
+            "audio_video_continuation_9",
+            "text_to_video_with_sound",
+        ],
+    }
+    assert [name for name, task in tasks.TASKS.items() if not task.ends] == ["text_to_image"]
 
 
 def test_what_tasks_read():
@@ -23,7 +43,16 @@ def test_what_tasks_read():
     assert tasks.get("video_to_audio").uses_audio
     assert not tasks.get("text_to_video").uses_audio
     texts = {name for name, task in tasks.TASKS.items() if task.has_text}
-    assert texts == {"text_to_video", "text_to_image", "image_to_video"}
+    assert texts == {
+        "text_to_video",
+        "text_to_image",
+        "image_to_video",
+        "inpainting_with_text",
+        "outpainting_with_text",
+        "stylization",
+        "stylization_with_first_frame",
+        "text_to_video_with_sound",
+    }
 
 
 def test_unknown_task_lists_the_known_ones():
