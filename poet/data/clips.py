@@ -7,7 +7,8 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,8 @@ class ClipRules:
 class Clip:
     """One clip, or one still image (a single frame, no sound).
 
-    `sound` is None where the clip has none; `note` says in words what is unusual.
+    `sound` is None where the clip has none; `note` says in words what is unusual. `start_s` is the
+    time of the first frame in its file, `facts` are the row's other columns.
     """
 
     clip_id: str
@@ -82,6 +84,8 @@ class Clip:
     frames: UInt8[np.ndarray, "T Y X 3"]
     sound: Float[np.ndarray, "S"] | None = None
     note: str = ""
+    start_s: float = 0.0
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def cut_clips(
@@ -159,6 +163,8 @@ def _clip(row: ManifestRow, rules: ClipRules, number: int, held: list, track) ->
         frames=np.stack(held[: rules.num_frames]),
         sound=samples,
         note=note,
+        start_s=start_s,
+        facts=row.extra,
     )
 
 

@@ -14,12 +14,13 @@ from etils import epath
 
 from poet.data import beam_runner, prepare_report, units, writer
 from poet.data.clips import ClipRules
+from poet.data.conditions import Conditions
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow, read_manifest
 from poet.tokens.clip import ClipShape
 
 # Raised when the same files and tokenizers would give other records.
-PREPARE_VERSION = 1
+PREPARE_VERSION = 2
 RUNNERS = ("local", "beam")
 
 
@@ -30,7 +31,8 @@ class PrepareConfig:
     `media` is a manifest file or a folder; with `manifest` it is the folder where that file's
     names start. `batch_size` clips are tokenized at a time, `clips_per_unit` is what a killed run
     may lose, `num_workers` threads decode (0: none besides the tokenizing one). Rows without a
-    split go to `default_split`. `strict` makes the first unusable file an error.
+    split go to `default_split`. `strict` makes the first unusable file an error. `conditions` says
+    which masked clips, flow and depth are made.
     """
 
     media: str | os.PathLike
@@ -44,6 +46,7 @@ class PrepareConfig:
     num_workers: int = min(4, os.cpu_count() or 1)
     strict: bool = False
     runner: str = "local"
+    conditions: Conditions = Conditions()
 
     def __post_init__(self):
         for name, least in (("batch_size", 1), ("clips_per_unit", 1), ("num_workers", 0)):
@@ -107,6 +110,7 @@ def prepare(
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         strict=config.strict,
+        conditions=config.conditions,
     )
     num_reused = _open_parts(worker.parts_dir, settings, plan)
     run_units = beam_runner.run_units if config.runner == "beam" else _run_units
@@ -152,7 +156,8 @@ def _settings(config: PrepareConfig, visual, audio) -> dict:
             "audio": [] if audio is None else [audio.codebook_size] * levels,
         },
         "preprocessing": dataclasses.asdict(rules)
-        | {"stride_frames": rules.stride, "prepare_version": PREPARE_VERSION},
+        | {"stride_frames": rules.stride, "prepare_version": PREPARE_VERSION}
+        | config.conditions.facts(),
     }
 
 

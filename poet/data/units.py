@@ -17,7 +17,9 @@ import numpy as np
 from etils import epath
 
 from poet.data.clips import Clip, ClipRules, cut_clips
+from poet.data.conditions import Conditions
 from poet.data.decoding import in_order
+from poet.data.features import CONDITIONS
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow
 from poet.media.opening import open_media, seeks_exactly
@@ -130,6 +132,7 @@ class UnitWorker:
     batch_size: int
     num_workers: int
     strict: bool
+    conditions: Conditions = Conditions()
 
     def run(self, unit: Unit, on_piece: Callable[[int], None] | None = None) -> None:
         """Computes one unit and writes its part file; does nothing where that exists."""
@@ -154,7 +157,9 @@ class UnitWorker:
                     continue
                 _note_clip(outcome, clip)
                 records.append(_record(clip, self.audio))
-                batches.add(clip, records[-1])
+                region, pictures = self.conditions.pictures(clip, self.visual.frames_per_token)
+                records[-1]["region"] = region
+                batches.add(clip, pictures, records[-1])
         batches.flush()
         save_part(path, records, list(outcomes.values()))
         if on_piece is not None:
@@ -196,27 +201,32 @@ def _record(clip: Clip, audio) -> dict:
         "split": clip.split,
         "visual": None,
         "audio": np.zeros((1 if audio is None else audio.num_levels, 0), np.int32),
+        **{name: np.zeros((0, 0, 0), np.int32) for name in CONDITIONS},
         "num_frames": len(clip.frames),
         "has_audio": int(has_audio),
     }
 
 
 class _Batches:
-    """Collects clips into full batches: one compiled program for videos, stills and sound each."""
+    """Collects arrays into full batches: one compiled program for clips, stills and sound each."""
 
     def __init__(self, worker: UnitWorker):
-        self._size = worker.batch_size
-        self._encoders = {"video": worker.visual, "image": worker.visual, "audio": worker.audio}
-        self._waiting = {kind: [] for kind in self._encoders}
+        self._size, self._visual, self._audio = worker.batch_size, worker.visual, worker.audio
+        # Arrays of one shape, with the record and the field that get their ids.
+        self._waiting: dict[str, list[tuple[np.ndarray, dict, str]]] = {}
 
-    def add(self, clip: Clip, record: dict) -> None:
-        self._add("image" if len(clip.frames) == 1 else "video", clip.frames, record)
+    def add(self, clip: Clip, pictures: dict[str, np.ndarray], record: dict) -> None:
+        kind = "image" if len(clip.frames) == 1 else "clip"
+        self._add(kind, clip.frames, record, "visual")
+        for field, frames in pictures.items():
+            self._add(kind, frames, record, field)
         if record["has_audio"]:
-            self._add("audio", clip.sound, record)
+            self._add("sound", clip.sound, record, "audio")
 
-    def _add(self, kind: str, array: np.ndarray, record: dict) -> None:
-        self._waiting[kind].append((array, record))
-        if len(self._waiting[kind]) == self._size:
+    def _add(self, kind: str, array: np.ndarray, record: dict, field: str) -> None:
+        waiting = self._waiting.setdefault(kind, [])
+        waiting.append((array, record, field))
+        if len(waiting) == self._size:
             self._encode(kind)
 
     def flush(self) -> None:
@@ -225,26 +235,27 @@ class _Batches:
                 self._encode(kind)
 
     def _encode(self, kind: str) -> None:
-        arrays = [array for array, _ in self._waiting[kind]]
+        waiting, self._waiting[kind] = self._waiting[kind], []
+        arrays = [array for array, _, _ in waiting]
         # Short batches are filled up, since another batch size would compile another program.
         arrays += [arrays[-1]] * (self._size - len(arrays))
         batch = np.stack(arrays).astype(np.float32)
-        field = "audio" if kind == "audio" else "visual"
-        if field == "visual":
-            batch /= 255.0
-        codes = np.asarray(self._encoders[kind].encode(batch), np.int32)
-        for row, (_, record) in enumerate(self._waiting[kind]):
-            record[field] = codes[row]
-        self._waiting[kind] = []
+        if kind == "sound":
+            codes = self._audio.encode(batch)
+        else:
+            codes = self._visual.encode(batch / 255.0)
+        for row, (_, record, field) in zip(np.asarray(codes, np.int32), waiting, strict=False):
+            record[field] = row
+
+
+_ARRAYS = ("visual", "audio", *CONDITIONS)
 
 
 def save_part(path: epath.Path, records: list[dict], outcomes: list[dict]) -> None:
     """Writes a part file under a temporary name and renames it."""
-    arrays = {f"visual_{i}": record["visual"] for i, record in enumerate(records)}
-    arrays |= {f"audio_{i}": record["audio"] for i, record in enumerate(records)}
+    arrays = {f"{name}_{i}": record[name] for i, record in enumerate(records) for name in _ARRAYS}
     plain = [
-        {name: value for name, value in record.items() if name not in ("visual", "audio")}
-        for record in records
+        {name: value for name, value in record.items() if name not in _ARRAYS} for record in records
     ]
     text = json.dumps({"records": plain, "outcomes": outcomes})
     buffer = io.BytesIO()
@@ -266,5 +277,5 @@ def load_part(path: epath.Path) -> tuple[list[dict], list[dict]]:
     with np.load(io.BytesIO(path.read_bytes())) as part:
         content = json.loads(part["json"].tobytes().decode())
         for i, record in enumerate(content["records"]):
-            record["visual"], record["audio"] = part[f"visual_{i}"], part[f"audio_{i}"]
+            record.update({name: part[f"{name}_{i}"] for name in _ARRAYS})
     return content["records"], content["outcomes"]

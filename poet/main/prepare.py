@@ -2,6 +2,7 @@
 
 poet prepare --media out/demo/clips --out out/demo/dataset
 poet prepare --media my_videos --manifest my_captions.tsv --out out/mine/dataset
+poet prepare --media out/demo/clips --out out/all/dataset --regions all --structure exact
 
 Files that cannot be used are listed with the reason, also in OUT/rejected.jsonl; the run goes on.
 Exit code 0 if anything was usable, 1 if nothing was.
@@ -14,6 +15,7 @@ from pathlib import Path
 from poet.main import commands, loading
 
 _DEMO = Path("out/demo")
+_STRUCTURE = "flow and depth for stylization; exact is for clips of `poet render`"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,6 +35,10 @@ def _flags(argv: list[str]):
     add("--width_px", type=int, help="width, where it differs from the height")
     add("--num_frames", type=int, default=17, help="frames a clip, 1 + 4k")
     add("--stride_frames", type=int, help="frames between clip starts; a clip's length by default")
+    add("--regions", nargs="*", default=[], help="hidden regions for painting: names, or all")
+    add("--structure", default="none", choices=("none", "estimate", "exact"), help=_STRUCTURE)
+    add("--depth_model", default="", help="folder of a transformers depth model, for estimate")
+    add("--seed", type=int, default=0, help="of the choice of regions")
     add("--video_stream", type=int, help="number of the video stream; the default one otherwise")
     add("--file_format", default="array_record", choices=("array_record", "tfrecord"))
     add("--runner", default="local", choices=("local", "beam"), help="equal records either way")
@@ -69,6 +75,7 @@ def _run(argv: list[str]) -> int:
         clips_per_unit=flags.clips_per_unit,
         strict=flags.strict,
         runner=flags.runner,
+        conditions=_conditions(flags),
     )
     bars = contextlib.ExitStack()
     shown: list[Progress] = []
@@ -88,6 +95,21 @@ def _run(argv: list[str]) -> int:
     print("\n".join(report.lines()))
     print(f"{report.num_records} records in {report.out_dir}")
     return 0
+
+
+def _conditions(flags):
+    from poet.data import masking, structure
+    from poet.data.conditions import Conditions
+
+    if flags.depth_model and flags.structure != "estimate":
+        raise commands.UserError("--depth_model goes with --structure estimate; add that.")
+    estimator = None
+    if flags.structure == "exact":
+        estimator = structure.ExactStructure()
+    elif flags.structure == "estimate":
+        estimator = structure.EstimatedStructure(flags.depth_model)
+    regions = masking.REGIONS if flags.regions == ["all"] else tuple(flags.regions)
+    return Conditions(regions=regions, seed=flags.seed, estimator=estimator)
 
 
 def _sizes(flags) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Files to dataset: faithful to the files, restartable, equal however it is run."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from poet.data import prepare as prepare_module
-from poet.data import records, units
+from poet.data import records, structure, units
 from poet.data.clips import ClipRules
+from poet.data.conditions import Conditions
 from poet.data.prepare import NothingUsableError, PrepareConfig, prepare
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow
@@ -330,3 +332,31 @@ def test_long_files_fill_several_units(media, monkeypatch):
     pieces = [(piece.first_clip, piece.limit) for unit in plan for piece in unit.pieces]
     assert pieces == [(0, 5), (5, 5), (10, None)]
     assert [unit.number for unit in plan] == [0, 1, 2]
+
+
+def test_conditions_are_tokens_of_what_they_show(media, tmp_path):
+    """Masked clips black out a box; flow and depth of a clip that stands still are grey."""
+    config = _config(
+        media,
+        tmp_path / "out",
+        conditions=Conditions(
+            regions=("inpaint_central",), estimator=structure.EstimatedStructure()
+        ),
+    )
+    prepare(config, MeanColour(), Loudness())
+    dataset = records.open_dataset(tmp_path / "out")
+    assert dataset.capability("train", "inpainting").tolist() == list(range(7))
+    assert not len(dataset.capability("train", "outpainting"))
+    for record in _read(tmp_path / "out", "train"):
+        if record["num_frames"] == 1:
+            assert record["region"] == "" and not record["masked"].size
+            continue
+        assert record["region"] == "inpaint_central"
+        # The 16 px picture is 2 x 2 tokens; the box covers a quarter of each.
+        np.testing.assert_allclose(record["masked"], 0.75 * record["visual"], atol=1)
+        np.testing.assert_allclose(record["structure"], 128, atol=1)
+    facts = dataset.metadata["preprocessing"]
+    assert facts["regions"] == {"inpaint_central": "zero"} and facts["structure"]
+    with pytest.raises(ValueError, match="was made with the preprocessing of 'region"):
+        other = dataclasses.replace(config, conditions=Conditions(regions=("outpaint_central",)))
+        prepare(other, MeanColour(), Loudness())
