@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from poet.data.filters import ClipFilters, cells
 from poet.media import images, opening, sound, video
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow
@@ -23,7 +24,9 @@ class ClipRules:
     """How files become clips: the preprocessing that a dataset's fingerprint covers.
 
     `stride_frames` is the distance of clip starts (None: clips do not overlap). A clip whose sound
-    is shorter by more than `max_sound_padding_s` counts as a clip without sound.
+    is shorter by more than `max_sound_padding_s` counts as a clip without sound. With
+    `scene_change`, a mean jump of level (of 255, over 8 x 8 cells; such as 30) begins a new scene,
+    and no clip reaches over it.
     """
 
     height_px: int
@@ -34,6 +37,8 @@ class ClipRules:
     sample_rate_hz: int = 16_000
     max_sound_padding_s: float = 0.125
     video_stream: int | None = None
+    scene_change: float | None = None
+    filters: ClipFilters = ClipFilters()
 
     def __post_init__(self):
         for name in ("height_px", "width_px"):
@@ -53,6 +58,8 @@ class ClipRules:
             raise ValueError(
                 f"frames_per_second must be in (0, 1000], got {self.frames_per_second}; use 8."
             )
+        if self.scene_change is not None and not 0 < self.scene_change < 255:
+            raise ValueError(f"scene_change must be in (0, 255), got {self.scene_change}; use 30.")
         if not 0 <= self.max_sound_padding_s <= self.num_frames / self.frames_per_second:
             raise ValueError(
                 f"max_sound_padding_s must be between 0 and the clip's length, got "
@@ -105,11 +112,13 @@ def cut_clips(
     """
     if row.path.suffix.lower() in images.IMAGE_SUFFIXES:
         if first == 0:
-            pixels = images.read_image(row.path, rules.height_px, rules.width_px)
-            yield _image(row, pixels, "image file")
+            yield _image_file(row, rules)
         return
     clip_start_s = row.start_s + first * rules.stride / rules.frames_per_second
     presentation = opening.presentation(row.path, rules.video_stream)
+    if rules.filters.min_side_px or rules.filters.max_aspect:
+        facts = video.probe(row.path, rules.video_stream)
+        _check_size(row, rules, facts.height_px, facts.width_px)
     frames = video.stream_frames(
         row.path,
         rules.frames_per_second,
@@ -120,24 +129,62 @@ def cut_clips(
         presentation=presentation,
     )
     left = _num_frames_left(row, rules, clip_start_s)
-    held, number, num_to_skip = [], first, 0
+    number, any_frame = 0, None
     with contextlib.closing(frames), _Sound(row, rules, clip_start_s, presentation) as track:
-        for frame in itertools.islice(frames, left):
-            if num_to_skip:
-                num_to_skip -= 1
+        for index, held in _windows(itertools.islice(frames, left), rules):
+            any_frame = held if any_frame is None else any_frame
+            if len(held) < rules.num_frames:
                 continue
-            held.append(frame)
-            if len(held) == rules.num_frames:
-                yield _clip(row, rules, number, held, track)
-                number += 1
-                if limit is not None and number == first + limit:
-                    return
-                num_to_skip = max(0, rules.stride - rules.num_frames)
-                held = held[rules.stride :]
-    if number == 0 and not held:
+            start_s = clip_start_s + index / rules.frames_per_second
+            yield _clip(row, rules, start_s, held, track)
+            number += 1
+            if number == limit:
+                return
+    if first or number:
+        return
+    if any_frame is None:
         raise MediaError(f"{row.path} has no frame at {row.start_s:g} s; correct start_s.")
-    if number == 0:
-        yield _image(row, held[0], f"{len(held)} frames, fewer than {rules.num_frames}")
+    if "short" in rules.filters.names:
+        raise MediaError(f"no {rules.num_frames} frames on end, which a clip needs")
+    yield _image(row, any_frame[0], f"{len(any_frame)} frames, fewer than {rules.num_frames}")
+
+
+def _windows(frames: Iterator, rules: ClipRules) -> Iterator[tuple[int, list]]:
+    """Yields (number of the first frame, frames) of every clip, and of the rest of each scene."""
+    held, start, before, num_to_skip = [], 0, None, 0
+    for index, frame in enumerate(frames):
+        if rules.scene_change is not None:
+            now = cells(frame)
+            if before is not None and np.abs(now - before).mean() > rules.scene_change:
+                if held:
+                    yield start, held
+                held, num_to_skip = [], 0
+            before = now
+        if num_to_skip:
+            num_to_skip -= 1
+            continue
+        if not held:
+            start = index
+        held.append(frame)
+        if len(held) == rules.num_frames:
+            yield start, held
+            num_to_skip = max(0, rules.stride - rules.num_frames)
+            held = held[rules.stride :]
+            start += rules.stride
+    if held:
+        yield start, held
+
+
+def _image_file(row: ManifestRow, rules: ClipRules) -> Clip:
+    if rules.filters.min_side_px or rules.filters.max_aspect:
+        _check_size(row, rules, *images.image_size(row.path))
+    return _image(row, images.read_image(row.path, rules.height_px, rules.width_px), "image file")
+
+
+def _check_size(row: ManifestRow, rules: ClipRules, height_px: int | None, width_px: int | None):
+    reason = rules.filters.size_reason(height_px or 0, width_px or 0)
+    if reason:
+        raise MediaError(f"{row.path} is {reason}.")
 
 
 def _num_frames_left(row: ManifestRow, rules: ClipRules, from_s: float) -> int | None:
@@ -153,11 +200,11 @@ def _image(row: ManifestRow, pixels, note: str) -> Clip:
     )
 
 
-def _clip(row: ManifestRow, rules: ClipRules, number: int, held: list, track) -> Clip:
-    start_s = row.start_s + number * rules.stride / rules.frames_per_second
+def _clip(row: ManifestRow, rules: ClipRules, start_s: float, held: list, track) -> Clip:
     samples, note = track.window(start_s)
+    is_first = abs(start_s - row.start_s) < 1e-9
     return Clip(
-        clip_id=row.clip_id if number == 0 else f"{row.clip_id}@{start_s:.3f}s",
+        clip_id=row.clip_id if is_first else f"{row.clip_id}@{start_s:.3f}s",
         caption=row.caption,
         split=row.split,
         frames=np.stack(held[: rules.num_frames]),

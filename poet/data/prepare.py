@@ -15,6 +15,8 @@ from etils import epath
 from poet.data import beam_runner, prepare_report, units, writer
 from poet.data.clips import ClipRules
 from poet.data.conditions import Conditions
+from poet.data.decode_process import DecodeLimits
+from poet.data.filters import Duplicates
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow, read_manifest
 from poet.tokens.clip import ClipShape
@@ -30,9 +32,9 @@ class PrepareConfig:
 
     `media` is a manifest file or a folder; with `manifest` it is the folder where that file's
     names start. `batch_size` clips are tokenized at a time, `clips_per_unit` is what a killed run
-    may lose, `num_workers` threads decode (0: none besides the tokenizing one). Rows without a
-    split go to `default_split`. `strict` makes the first unusable file an error. `conditions` says
-    which masked clips, flow and depth are made.
+    may lose, `num_workers` processes decode, each file within `limits` (0: this process does,
+    without limits). Rows without a split go to `default_split`. `strict` makes the first unusable
+    file an error. `conditions` says which masked clips, flow and depth are made.
     """
 
     media: str | os.PathLike
@@ -47,6 +49,7 @@ class PrepareConfig:
     strict: bool = False
     runner: str = "local"
     conditions: Conditions = Conditions()
+    limits: DecodeLimits = DecodeLimits()
 
     def __post_init__(self):
         for name, least in (("batch_size", 1), ("clips_per_unit", 1), ("num_workers", 0)):
@@ -97,7 +100,7 @@ def prepare(
         frames_per_token=visual.frames_per_token,
     )
     rows = _rows(config)
-    plan = units.plan_units(rows, config.rules, config.clips_per_unit)
+    plan = units.plan_units(rows, config.rules, config.clips_per_unit, config.limits)
     finished = _finished(out_dir, settings | {"file_format": config.file_format}, plan)
     if finished is not None:
         return finished
@@ -111,18 +114,20 @@ def prepare(
         num_workers=config.num_workers,
         strict=config.strict,
         conditions=config.conditions,
+        limits=config.limits,
     )
     num_reused = _open_parts(worker.parts_dir, settings, plan)
     run_units = beam_runner.run_units if config.runner == "beam" else _run_units
     run_units(worker, plan, _counter(plan, progress))
+    duplicates = _duplicates(worker, plan)
     report = prepare_report.PrepareReport(
         out_dir=str(out_dir),
-        files=prepare_report.collect(worker.parts_dir, plan, rows),
+        files=prepare_report.collect(worker.parts_dir, plan, rows, duplicates),
         num_units=len(plan),
         num_units_reused=num_reused,
     )
     if report.num_records:
-        _write_dataset(config, settings, worker, plan)
+        _write_dataset(config, settings, worker, plan, duplicates)
     prepare_report.write(out_dir, report, _media_key(plan))
     worker.parts_dir.rmtree()
     if not report.num_records:
@@ -146,7 +151,7 @@ def _settings(config: PrepareConfig, visual, audio) -> dict:
     """What decides the records besides the files; becomes the dataset's metadata."""
     rules = config.rules
     levels = 0 if audio is None else audio.num_levels
-    return {
+    settings = {
         "fingerprints": {
             "visual": visual.fingerprint,
             "audio": None if audio is None else audio.fingerprint,
@@ -159,6 +164,7 @@ def _settings(config: PrepareConfig, visual, audio) -> dict:
         | {"stride_frames": rules.stride, "prepare_version": PREPARE_VERSION}
         | config.conditions.facts(),
     }
+    return json.loads(json.dumps(settings))  # as it is read back: lists for tuples
 
 
 def _media_key(plan: list[units.Unit]) -> str:
@@ -238,9 +244,9 @@ def _run_units(worker: units.UnitWorker, plan: list[units.Unit], on_piece) -> No
         worker.run(unit, on_piece)
 
 
-def _write_dataset(config: PrepareConfig, settings: dict, worker, plan) -> None:
+def _write_dataset(config: PrepareConfig, settings: dict, worker, plan, duplicates) -> None:
     splits = {
-        split: _records(worker.parts_dir, plan, split)
+        split: _records(worker.parts_dir, plan, split, duplicates)
         for split in dict.fromkeys(row.split for row in worker.rows)
     }
     # Not settings to compare: they follow from the tokenizers, which have fingerprints.
@@ -255,10 +261,25 @@ def _write_dataset(config: PrepareConfig, settings: dict, worker, plan) -> None:
     )
 
 
-def _records(parts_dir, plan, split: str) -> Iterator[dict]:
+def _records(parts_dir, plan, split: str, duplicates: dict[str, dict]) -> Iterator[dict]:
     """Yields the records of one split in the order of the rows."""
     for unit in plan:
         records, _ = units.load_part(parts_dir / unit.file_name)
         for record in records:
-            if record.pop("split") == split:
+            record.pop("hashes", None)
+            record.pop("row", None)
+            if record.pop("split") == split and record["clip_id"] not in duplicates:
                 yield record
+
+
+def _duplicates(worker: units.UnitWorker, plan) -> dict[str, dict]:
+    """{clip id: its record} of the clips that show what an earlier one shows, over all splits."""
+    filters, found = worker.rules.filters, {}
+    if "duplicate" not in filters.names:
+        return found
+    seen = Duplicates(filters.duplicate_bits)
+    for unit in plan:
+        for record in units.load_part(worker.parts_dir / unit.file_name)[0]:
+            if not seen.is_new(record["hashes"]):
+                found[record["clip_id"]] = record
+    return found

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from etils import epath
 
@@ -47,14 +47,20 @@ class PrepareReport:
         return lines + _table("rejected", self.rejected, lambda file: file["reason"])
 
 
-def collect(parts_dir: epath.Path, plan: list[units.Unit], rows: list[ManifestRow]) -> list[dict]:
-    """One dict a row, its pieces added up."""
+def collect(
+    parts_dir: epath.Path,
+    plan: list[units.Unit],
+    rows: list[ManifestRow],
+    duplicates: Mapping[str, dict],
+) -> list[dict]:
+    """One dict a row, its pieces added up; `duplicates` are records that are not written."""
     files = [
         {
             "path": str(row.path),
             "clip_id": row.clip_id,
             "split": row.split,
             **dict.fromkeys(_COUNTS, 0),
+            "left_out": {},
             "notes": [],
             "reason": "",
         }
@@ -66,9 +72,21 @@ def collect(parts_dir: epath.Path, plan: list[units.Unit], rows: list[ManifestRo
             file = files[outcome["row"]]
             for name in _COUNTS:
                 file[name] += outcome[name]
+            for reason, count in outcome["left_out"].items():
+                file["left_out"][reason] = file["left_out"].get(reason, 0) + count
             file["notes"] += [note for note in outcome["notes"] if note not in file["notes"]]
             file["reason"] = file["reason"] or outcome["error"]
+    for record in duplicates.values():
+        file, left_out = files[record["row"]], files[record["row"]]["left_out"]
+        file["num_images" if record["num_frames"] == 1 else "num_clips"] -= 1
+        file["num_with_sound"] -= record["has_audio"]
+        left_out["duplicate"] = left_out.get("duplicate", 0) + 1
     for file in files:
+        if file["left_out"]:
+            words = ", ".join(f"{count} {reason}" for reason, count in file["left_out"].items())
+            file["notes"].append(f"left out: {words}")
+            if not file["num_clips"] + file["num_images"]:
+                file["reason"] = file["reason"] or f"all left out: {words}"
         if file["reason"] and file["num_clips"]:
             file["notes"].append(f"used up to a fault: {file['reason']}")
     return files

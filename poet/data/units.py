@@ -18,8 +18,10 @@ from etils import epath
 
 from poet.data.clips import Clip, ClipRules, cut_clips
 from poet.data.conditions import Conditions
+from poet.data.decode_process import DecodeLimits, DecodePool
 from poet.data.decoding import in_order
 from poet.data.features import CONDITIONS
+from poet.data.filters import clip_hash
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow
 from poet.media.opening import open_media, seeks_exactly
@@ -55,28 +57,36 @@ class Unit:
         return f"part-{self.number:05d}-{self.key}.npz"
 
 
-def plan_units(rows: list[ManifestRow], rules: ClipRules, clips_per_unit: int) -> list[Unit]:
+def plan_units(
+    rows: list[ManifestRow],
+    rules: ClipRules,
+    clips_per_unit: int,
+    limits: DecodeLimits | None = None,
+) -> list[Unit]:
     """Returns the units, in the order of the rows. Long files are spread over several."""
     units, pieces, num_clips = [], [], 0
-    for index, row in enumerate(rows):
-        for piece, size in _pieces(index, row, rules, clips_per_unit):
-            pieces.append(piece)
-            num_clips += size
-            if num_clips >= clips_per_unit:
-                units.append(_unit(len(units), pieces, rows))
-                pieces, num_clips = [], 0
+    with DecodePool(limits or DecodeLimits()) as pool:
+        for index, row in enumerate(rows):
+            for piece, size in _pieces(index, row, rules, clips_per_unit, pool):
+                pieces.append(piece)
+                num_clips += size
+                if num_clips >= clips_per_unit:
+                    units.append(_unit(len(units), pieces, rows))
+                    pieces, num_clips = [], 0
     if pieces:
         units.append(_unit(len(units), pieces, rows))
     return units
 
 
-def _pieces(index: int, row: ManifestRow, rules: ClipRules, clips_per_unit: int):
+def _pieces(index: int, row: ManifestRow, rules: ClipRules, clips_per_unit: int, pool: DecodePool):
     """Yields (piece, guessed number of clips) of one row; the last piece is open-ended."""
     num_clips = 1 + _size(row) // _BYTES_PER_CLIP
     first = 0
-    if num_clips >= _PROBE_FROM_UNITS * clips_per_unit:
-        num_clips = _num_clips(row, rules) or num_clips
-        while num_clips - first > clips_per_unit and _can_start_anywhere(row):
+    # Where scenes begin is known only once the file has been decoded from its start.
+    if num_clips >= _PROBE_FROM_UNITS * clips_per_unit and rules.scene_change is None:
+        num_found, can_start_anywhere = _probed(row, rules, pool)
+        num_clips = num_found or num_clips
+        while num_clips - first > clips_per_unit and can_start_anywhere:
             yield Piece(row_index=index, first_clip=first, limit=clips_per_unit), clips_per_unit
             first += clips_per_unit
     yield Piece(row_index=index, first_clip=first), num_clips - first
@@ -89,19 +99,19 @@ def _size(row: ManifestRow) -> int:
         return 0
 
 
-def _num_clips(row: ManifestRow, rules: ClipRules) -> int:
-    """The number of clips by the container's word; 0 where it gives none."""
+def _probed(row: ManifestRow, rules: ClipRules, pool: DecodePool) -> tuple[int, bool]:
+    """(number of clips, whether a later one can be reached without decoding those before it)."""
     try:
-        end_s = row.end_s or probe(row.path, rules.video_stream).duration_s or 0.0
+        return next(pool.items(_probe, row, rules))
     except MediaError:
-        return 0
-    return int(max(0.0, end_s - row.start_s) * rules.frames_per_second / rules.stride)
+        return 0, False
 
 
-def _can_start_anywhere(row: ManifestRow) -> bool:
-    """Whether a later piece can begin without decoding the earlier ones."""
+def _probe(row: ManifestRow, rules: ClipRules):
+    end_s = row.end_s or probe(row.path, rules.video_stream).duration_s or 0.0
+    num_clips = max(0.0, end_s - row.start_s) * rules.frames_per_second / rules.stride
     with open_media(row.path) as container:
-        return seeks_exactly(container)
+        yield int(num_clips), seeks_exactly(container)
 
 
 def _unit(number: int, pieces: list[Piece], rows: list[ManifestRow]) -> Unit:
@@ -133,6 +143,7 @@ class UnitWorker:
     num_workers: int
     strict: bool
     conditions: Conditions = Conditions()
+    limits: DecodeLimits = DecodeLimits()
 
     def run(self, unit: Unit, on_piece: Callable[[int], None] | None = None) -> None:
         """Computes one unit and writes its part file; does nothing where that exists."""
@@ -142,9 +153,11 @@ class UnitWorker:
                 on_piece(len(unit.pieces))
             return
         records, batches, outcomes = [], _Batches(self), {}
-        jobs = [partial(self._cut, piece) for piece in unit.pieces]
         num_done = 0
-        with contextlib.closing(in_order(jobs, self.num_workers)) as clips:
+        with contextlib.ExitStack() as stack:
+            pool = stack.enter_context(DecodePool(self.limits))
+            jobs = [partial(self._cut, pool, piece) for piece in unit.pieces]
+            clips = stack.enter_context(contextlib.closing(in_order(jobs, self.num_workers)))
             for number, clip in clips:
                 if on_piece is not None and number > num_done:
                     on_piece(number - num_done)
@@ -155,18 +168,29 @@ class UnitWorker:
                 if isinstance(clip, Exception):
                     self._note_failure(outcome, clip)
                     continue
+                reason = self.rules.filters.reason(clip, self.rules.sample_rate_hz)
+                if reason:
+                    _leave_out(outcome, reason)
+                    continue
                 _note_clip(outcome, clip)
                 records.append(_record(clip, self.audio))
                 region, pictures = self.conditions.pictures(clip, self.visual.frames_per_token)
                 records[-1]["region"] = region
+                if "duplicate" in self.rules.filters.names:
+                    records[-1]["hashes"] = clip_hash(clip.frames)
+                    records[-1]["row"] = outcome["row"]
                 batches.add(clip, pictures, records[-1])
         batches.flush()
         save_part(path, records, list(outcomes.values()))
         if on_piece is not None:
             on_piece(len(unit.pieces) - num_done)
 
-    def _cut(self, piece: Piece):
-        return cut_clips(self.rows[piece.row_index], self.rules, piece.first_clip, piece.limit)
+    def _cut(self, pool: DecodePool, piece: Piece):
+        row = self.rows[piece.row_index]
+        arguments = (row, self.rules, piece.first_clip, piece.limit)
+        if self.num_workers == 0:
+            return cut_clips(*arguments)
+        return pool.items(cut_clips, *arguments)
 
     def _note_failure(self, outcome: dict, error: Exception) -> None:
         if self.strict or not isinstance(error, MediaError):
@@ -180,9 +204,14 @@ def _new_outcome(row_index: int) -> dict:
         "num_clips": 0,
         "num_images": 0,
         "num_with_sound": 0,
+        "left_out": {},
         "notes": [],
         "error": "",
     }
+
+
+def _leave_out(outcome: dict, reason: str) -> None:
+    outcome["left_out"][reason] = outcome["left_out"].get(reason, 0) + 1
 
 
 def _note_clip(outcome: dict, clip: Clip) -> None:

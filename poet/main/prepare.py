@@ -39,6 +39,13 @@ def _flags(argv: list[str]):
     add("--structure", default="none", choices=("none", "estimate", "exact"), help=_STRUCTURE)
     add("--depth_model", default="", help="folder of a transformers depth model, for estimate")
     add("--seed", type=int, default=0, help="of the choice of regions")
+    add("--scene_change", type=float, help="jump of level that begins a new scene, such as 30")
+    add("--filters", nargs="*", default=[], help="leave out: black frozen silent short duplicate")
+    add("--min_side_px", type=int, default=0, help="leave out smaller files")
+    add("--max_aspect", type=float, default=0.0, help="leave out longer or taller files; 3 is 3:1")
+    add("--clip_limit_s", type=float, default=60.0, help="a file silent so long is given up")
+    add("--memory_limit_mb", type=int, default=4096, help="of a decoding process; 0 for any")
+    add("--num_workers", type=int, help="decoding processes; as many as cores, up to 4")
     add("--video_stream", type=int, help="number of the video stream; the default one otherwise")
     add("--file_format", default="array_record", choices=("array_record", "tfrecord"))
     add("--runner", default="local", choices=("local", "beam"), help="equal records either way")
@@ -54,11 +61,15 @@ def _run(argv: list[str]) -> int:
 
     from poet.data import prepare
     from poet.data.clips import ClipRules
+    from poet.data.decode_process import DecodeLimits
+    from poet.data.filters import ClipFilters
     from poet.train.progress import Progress
 
     visual, audio = loading.load_tokenizers(flags.tokenizers)
     height_px, width_px = _sizes(flags)
+    workers = {} if flags.num_workers is None else {"num_workers": flags.num_workers}
     config = prepare.PrepareConfig(
+        **workers,
         media=flags.media,
         manifest=flags.manifest,
         out_dir=flags.out,
@@ -69,7 +80,14 @@ def _run(argv: list[str]) -> int:
             stride_frames=flags.stride_frames,
             sample_rate_hz=audio.sample_rate_hz,
             video_stream=flags.video_stream,
+            scene_change=flags.scene_change,
+            filters=ClipFilters(
+                names=tuple(flags.filters),
+                min_side_px=flags.min_side_px,
+                max_aspect=flags.max_aspect,
+            ),
         ),
+        limits=DecodeLimits(clip_s=flags.clip_limit_s, memory_mb=flags.memory_limit_mb),
         file_format=flags.file_format,
         batch_size=flags.batch_size,
         clips_per_unit=flags.clips_per_unit,

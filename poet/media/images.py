@@ -55,6 +55,22 @@ def read_image(
     return np.asarray(image if height_px is None else _fitted(image, height_px, width_px))
 
 
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(height, width) in px, upright as the EXIF tag says; reads no pixels."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            width_px, height_px = file.size
+            # Orientations 5 to 8 lie on their side.
+            is_turned = file.getexif().get(0x0112, 1) >= 5
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise MediaError(
+            f"{path} is not a readable image ({type(error).__name__}); give a PNG or JPEG file."
+        ) from error
+    return (width_px, height_px) if is_turned else (height_px, width_px)
+
+
 def fit_pixels(
     pixels: UInt8[np.ndarray, "_ _ C"], height_px: int, width_px: int
 ) -> UInt8[np.ndarray, "Y X 3"]:

@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from poet.data import prepare as prepare_module
 from poet.data import records, structure, units
 from poet.data.clips import ClipRules
 from poet.data.conditions import Conditions
+from poet.data.decode_process import DecodeLimits
+from poet.data.filters import ClipFilters
 from poet.data.prepare import NothingUsableError, PrepareConfig, prepare
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow
@@ -360,3 +364,47 @@ def test_conditions_are_tokens_of_what_they_show(media, tmp_path):
     with pytest.raises(ValueError, match="was made with the preprocessing of 'region"):
         other = dataclasses.replace(config, conditions=Conditions(regions=("outpaint_central",)))
         prepare(other, MeanColour(), Loudness())
+
+
+def test_filters_leave_clips_out_and_say_so(tmp_path):
+    folder = tmp_path / "media"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    good = np.kron(rng.integers(0, 255, (17, 4, 4, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)
+    tone = (0.3 * np.sin(np.arange(34_000) / 10)).astype(np.float32)
+    for name, frames, sound in (
+        ("a_good", good, tone),
+        ("b_again", good, 0.5 * tone),
+        ("c_black", good // 100, tone),
+        ("d_silent", 255 - good, 0 * tone),
+    ):
+        write_video(folder / f"{name}.mp4", frames, 8, sound)
+    rules = dataclasses.replace(
+        _RULES, filters=ClipFilters(names=("black", "frozen", "silent", "duplicate"))
+    )
+    config = _config(folder, tmp_path / "out", rules=rules, num_workers=2)
+    report = prepare(config, MeanColour(), Loudness())
+    assert [record["clip_id"] for record in _read(tmp_path / "out", "train")] == ["a_good"]
+    reasons = {file["clip_id"]: file["reason"] for file in report.rejected}
+    assert reasons == {
+        "b_again": "all left out: 1 duplicate",
+        "c_black": "all left out: 1 black",
+        "d_silent": "all left out: 1 silent",
+    }
+    assert report.num_records == 1 and "1 clips (1 with sound)" in report.lines()[0]
+    again = prepare(config, MeanColour(), Loudness())
+    assert again.files == report.files
+
+
+def test_a_file_that_hangs_costs_its_row_only(tmp_path, media):
+    """A named pipe that nobody writes to is such a file."""
+    folder = tmp_path / "media"
+    folder.mkdir()
+    os.mkfifo(folder / "b.mp4")
+    for name in ("a", "c"):
+        shutil.copy(media / "1.mp4", folder / f"{name}.mp4")
+    config = _config(folder, tmp_path / "out", num_workers=2, limits=DecodeLimits(clip_s=2.0))
+    report = prepare(config, MeanColour(), Loudness())
+    assert [record["clip_id"] for record in _read(tmp_path / "out", "train")] == ["a", "c"]
+    (rejected,) = report.rejected
+    assert rejected["clip_id"] == "b" and "gave nothing for 2 s" in rejected["reason"]
