@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from poet.data.filters import ClipFilters, cells
-from poet.media import images, opening, sound, video
+from poet.media import images, opening, sound, sources, video
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow
 from poet.typing import Float, UInt8
@@ -110,7 +110,13 @@ def cut_clips(
     Raises:
       MediaError: the file cannot be used; possibly after some clips.
     """
-    if row.path.suffix.lower() in images.IMAGE_SUFFIXES:
+    with sources.local_file(row.path, row.part) as path:
+        yield from _cut_local(dataclasses.replace(row, path=path, part=None), rules, first, limit)
+
+
+def _cut_local(row: ManifestRow, rules: ClipRules, first: int, limit: int | None) -> Iterator[Clip]:
+    """The clips of a row whose file is local."""
+    if row.suffix in images.IMAGE_SUFFIXES:
         if first == 0:
             yield _image_file(row, rules)
         return

@@ -5,18 +5,18 @@ dataset.read("train", 7)["visual"]            # int32 [t, h, w], local codes
 dataset.capability("train", "audio")          # positions of the records with sound
 """
 
+import atexit
 import dataclasses
 import functools
 import json
 import os
-import tempfile
 import threading
 import zlib
 
 import numpy as np
 from etils import epath
 
-from poet.data import features, writer
+from poet.data import features, shard_cache, writer
 from poet.data.tfrecord import TfrecordReader
 
 # Splits up to this size are kept in memory (as stored) after their first record is read.
@@ -201,21 +201,25 @@ class _Split:
                 raise self._corrupt(shard, at, f"reading it failed: {error}") from error
 
     def _reader(self, shard):
+        path = self._shard_path(shard)
+        if "://" in os.fspath(path):
+            return _shards().reader(path, functools.partial(self._open, shard))
         if shard not in self._readers:
-            path = _local_copy(self._shard_path(shard))
-            if self._file_format == "tfrecord":
-                reader = TfrecordReader(path)
-            else:
-                from array_record.python import array_record_module
-
-                reader = array_record_module.ArrayRecordReader(path, "readahead_buffer_size:0")
-            if reader.num_records() != self._lengths[shard]:
-                raise OSError(
-                    f"the file has {reader.num_records()} records, {self._lengths[shard]} were"
-                    " written"
-                )
-            self._readers[shard] = reader
+            self._readers[shard] = self._open(shard, os.fspath(path))
         return self._readers[shard]
+
+    def _open(self, shard: int, path: str):
+        if self._file_format == "tfrecord":
+            reader = TfrecordReader(path)
+        else:
+            from array_record.python import array_record_module
+
+            reader = array_record_module.ArrayRecordReader(path, "readahead_buffer_size:0")
+        if reader.num_records() != self._lengths[shard]:
+            raise OSError(
+                f"the file has {reader.num_records()} records, {self._lengths[shard]} were written"
+            )
+        return reader
 
     def _corrupt(self, shard, at, reason):
         return ValueError(
@@ -258,10 +262,9 @@ class _Split:
         return self._directory / name
 
 
-def _local_copy(path: epath.Path) -> str:
-    """The path itself if local, else of a copy: the record readers open local files only."""
-    if "://" not in os.fspath(path):
-        return os.fspath(path)
-    target = epath.Path(tempfile.mkdtemp(prefix="poet-shard-")) / path.name
-    path.copy(target)
-    return os.fspath(target)
+@functools.cache
+def _shards() -> shard_cache.ShardCache:
+    """The copies of remote shards that this process keeps."""
+    made = shard_cache.make()
+    atexit.register(made.clear)
+    return made

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable
 from functools import partial
 
@@ -25,6 +24,7 @@ from poet.data.filters import clip_hash
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow
 from poet.media.opening import open_media, seeks_exactly
+from poet.media.sources import is_remote, size_and_time
 from poet.media.video import probe
 
 # Compressed video of the sizes trained on rarely has fewer bytes a clip; a wrong guess moves the
@@ -82,8 +82,10 @@ def _pieces(index: int, row: ManifestRow, rules: ClipRules, clips_per_unit: int,
     """Yields (piece, guessed number of clips) of one row; the last piece is open-ended."""
     num_clips = 1 + _size(row) // _BYTES_PER_CLIP
     first = 0
-    # Where scenes begin is known only once the file has been decoded from its start.
-    if num_clips >= _PROBE_FROM_UNITS * clips_per_unit and rules.scene_change is None:
+    # Where scenes begin is known only once the file has been decoded from its start, and a copied
+    # file would be copied for every piece.
+    is_plain = row.part is None and not is_remote(row.path) and rules.scene_change is None
+    if num_clips >= _PROBE_FROM_UNITS * clips_per_unit and is_plain:
         num_found, can_start_anywhere = _probed(row, rules, pool)
         num_clips = num_found or num_clips
         while num_clips - first > clips_per_unit and can_start_anywhere:
@@ -93,10 +95,7 @@ def _pieces(index: int, row: ManifestRow, rules: ClipRules, clips_per_unit: int,
 
 
 def _size(row: ManifestRow) -> int:
-    try:
-        return row.path.stat().st_size
-    except OSError:
-        return 0
+    return row.part.size if row.part else (size_and_time(row.path) or [0])[0]
 
 
 def _probed(row: ManifestRow, rules: ClipRules, pool: DecodePool) -> tuple[int, bool]:
@@ -122,12 +121,9 @@ def _unit(number: int, pieces: list[Piece], rows: list[ManifestRow]) -> Unit:
 
 def _identity(row: ManifestRow) -> list:
     """What tells a row's content from another's without reading the file."""
-    try:
-        stat = os.stat(row.path)
-        file = [stat.st_size, stat.st_mtime_ns]
-    except OSError:
-        file = None
-    return [str(row.path), row.clip_id, row.caption, row.split, row.start_s, row.end_s, file]
+    file = size_and_time(row.path)
+    part = row.part and dataclasses.astuple(row.part)
+    return [str(row.path), row.clip_id, row.caption, row.split, row.start_s, row.end_s, file, part]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 A manifest is a TSV, CSV or JSONL file with one row a clip. Columns: `file` (or `path`; relative
 names start at the manifest's folder) and, where wanted, `caption`, `start_s`, `end_s`, `split`,
-`clip_id`, `licence`; other columns are kept in `extra`. A folder is a manifest too: its
-manifest.tsv, or else its media files with captions in .txt files of the same name.
+`clip_id`, `licence`, `source`; other columns are kept in `extra`. A folder is a manifest too: its
+manifest.tsv, or else its media files with captions in .txt files of the same name. So are tar
+shards of WebDataset: NAME.mp4 (or .jpg, ...) with NAME.txt or NAME.json, whose fields are columns.
+Files and shards may be remote.
 """
 
 import collections
@@ -12,10 +14,12 @@ import dataclasses
 import io
 import json
 import os
-from pathlib import Path
+from pathlib import PurePath
 
+from poet.media import sources
 from poet.media.errors import MediaError
 from poet.media.images import IMAGE_SUFFIXES
+from poet.media.sources import TarPart
 
 MEDIA_SUFFIXES = IMAGE_SUFFIXES | frozenset(
     ".avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
@@ -23,25 +27,36 @@ MEDIA_SUFFIXES = IMAGE_SUFFIXES | frozenset(
 _NAMES_IN_FOLDER = tuple(
     f"{stem}.{suffix}" for suffix in ("tsv", "csv", "jsonl") for stem in ("manifest", "MANIFEST")
 )
-_COLUMNS = ("file", "path", "caption", "start_s", "end_s", "split", "clip_id", "licence", "license")
+_COLUMNS = (
+    *("file", "path", "caption", "start_s", "end_s", "split", "clip_id"),
+    *("licence", "license", "source"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ManifestRow:
     """One row: a file, or the part of it between start_s and end_s (None: to the end).
 
-    `clip_id` is the row's own id, else the file's name as written in the manifest, without its
-    ending. `split` is "" where the manifest names none.
+    `part` says which member of the tar file `path` it is. `clip_id` is the row's own id, else the
+    file's name as written in the manifest, without its ending. `split` is "" where the manifest
+    names none.
     """
 
-    path: Path
+    path: PurePath
     clip_id: str
     caption: str = ""
     start_s: float = 0.0
     end_s: float | None = None
     split: str = ""
     licence: str = ""
+    source: str = ""
     extra: dict = dataclasses.field(default_factory=dict)
+    part: TarPart | None = None
+
+    @property
+    def suffix(self) -> str:
+        """Ending of the media file's name, lower case."""
+        return PurePath(self.part.name if self.part else self.path).suffix.lower()
 
 
 def read_manifest(
@@ -57,7 +72,10 @@ def read_manifest(
       MediaError: there is no such file, a row is unfit, or there are no rows; the text names the
         file, the row and the remedy. Media files themselves are not opened.
     """
-    path = Path(path)
+    shards = sources.tar_files(path)
+    if shards:
+        return _read_shards(shards)
+    path = sources.open_path(path)
     if path.is_dir():
         for name in _NAMES_IN_FOLDER:
             if (path / name).is_file():
@@ -71,7 +89,7 @@ def read_manifest(
             f"A manifest is a .tsv, .csv or .jsonl file or a folder, got {path}; "
             "to use one media file, name its folder."
         )
-    folder = Path(media_dir) if media_dir is not None else path.parent
+    folder = sources.open_path(media_dir) if media_dir is not None else path.parent
     lines = readers[path.suffix.lower()](path)
     rows = [_row(f"{path}, line {number}", folder, fields) for number, fields in lines]
     if not rows:
@@ -80,7 +98,25 @@ def read_manifest(
     return rows
 
 
-def _read_folder(folder: Path) -> list[ManifestRow]:
+def _read_shards(shards: list[PurePath]) -> list[ManifestRow]:
+    rows = []
+    for shard in shards:
+        for key, parts, facts in sources.tar_samples(shard):
+            part = next((p for suffix, p in parts.items() if "." + suffix in MEDIA_SUFFIXES), None)
+            if part is not None:
+                fields = {"file": part.name, "clip_id": f"{shard.stem}/{key}"} | facts
+                row = _row(f"{shard}, sample {key}", shard.parent, fields)
+                rows.append(dataclasses.replace(row, path=shard, part=part))
+    if not rows:
+        raise MediaError(
+            f"{shards[0]} and {len(shards) - 1} more shards hold no media; a sample is NAME.mp4 (or"
+            " .jpg, ...) with NAME.txt or NAME.json."
+        )
+    _check_ids(shards[0], rows)
+    return rows
+
+
+def _read_folder(folder: PurePath) -> list[ManifestRow]:
     rows = []
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in MEDIA_SUFFIXES or path.name.startswith("."):
@@ -105,14 +141,14 @@ def _with_distinct_ids(rows: list[ManifestRow]) -> list[ManifestRow]:
     ]
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: PurePath) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise MediaError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
 
 
-def _read_table(path: Path):
+def _read_table(path: PurePath):
     """Yields (line number, fields) of a TSV or CSV file."""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter)
@@ -130,7 +166,7 @@ def _read_table(path: Path):
         yield reader.line_num, {name: value for name, value in fields.items() if value}
 
 
-def _read_jsonl(path: Path):
+def _read_jsonl(path: PurePath):
     """Yields (line number, fields) of a file with one JSON object a line."""
     for number, line in enumerate(_read_text(path).splitlines(), 1):
         if not line.strip():
@@ -144,7 +180,7 @@ def _read_jsonl(path: Path):
         yield number, fields
 
 
-def _row(where: str, folder: Path, fields: dict) -> ManifestRow:
+def _row(where: str, folder: PurePath, fields: dict) -> ManifestRow:
     name = fields.get("file") or fields.get("path")
     if not name:
         raise MediaError(f"{where}: the row names no file; fill 'file' or delete the row.")
@@ -156,13 +192,14 @@ def _row(where: str, folder: Path, fields: dict) -> ManifestRow:
     if start_s and not fields.get("clip_id"):
         clip_id += f"@{start_s:g}s"
     return ManifestRow(
-        path=folder / str(name),
+        path=sources.open_path(name) if sources.is_remote(name) else folder / str(name),
         clip_id=str(clip_id),
         caption=" ".join(str(fields.get("caption") or "").split()),
         start_s=start_s,
         end_s=end_s,
         split=str(fields.get("split") or ""),
         licence=str(fields.get("licence") or fields.get("license") or ""),
+        source=str(fields.get("source") or ""),
         extra={key: value for key, value in fields.items() if key not in _COLUMNS},
     )
 
@@ -179,7 +216,7 @@ def _seconds(where: str, column: str, value) -> float | None:
     return seconds
 
 
-def _check_ids(manifest: Path, rows: list[ManifestRow]) -> None:
+def _check_ids(manifest: PurePath, rows: list[ManifestRow]) -> None:
     seen = set()
     for number, row in enumerate(rows, 1):
         if row.clip_id in seen:

@@ -62,20 +62,6 @@ def test_reading_a_record_imports_no_tfds(dataset_dir):
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_shards_of_a_remote_dataset_are_copied_once(monkeypatch, dataset_dir, tmp_path):
-    copied = []
-
-    def copy(path):
-        copied.append(path.name)
-        return shutil.copy(path, tmp_path)
-
-    monkeypatch.setattr(records, "_local_copy", copy)
-    dataset = records.open_dataset(dataset_dir)
-    for index in (0, 25, 1, 26):
-        dataset.read("train", index)
-    assert copied == [_shard(dataset_dir, 0).name, _shard(dataset_dir, 1).name]
-
-
 def test_refuses_what_is_no_dataset(dataset_dir, copy, tmp_path):
     with pytest.raises(ValueError, match="does not exist.*poet prepare --media"):
         records.open_dataset(tmp_path / "nowhere")
