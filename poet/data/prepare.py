@@ -23,7 +23,6 @@ from poet.tokens.clip import ClipShape
 
 # Raised when the same files and tokenizers would give other records.
 PREPARE_VERSION = 2
-RUNNERS = ("local", "beam")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,9 @@ class PrepareConfig:
     names start. `batch_size` clips are tokenized at a time, `clips_per_unit` is what a killed run
     may lose, `num_workers` processes decode, each file within `limits` (0: this process does,
     without limits). Rows without a split go to `default_split`. `strict` makes the first unusable
-    file an error. `conditions` says which masked clips, flow and depth are made.
+    file an error. `conditions` says which masked clips, flow and depth are made. `runner` is
+    "local" or one of `beam_runner`, with `beam_options`, and with the folder that its workers load
+    the tokenizers from.
     """
 
     media: str | os.PathLike
@@ -50,13 +51,18 @@ class PrepareConfig:
     runner: str = "local"
     conditions: Conditions = Conditions()
     limits: DecodeLimits = DecodeLimits()
+    beam_options: tuple[str, ...] = ()
+    tokenizers_dir: str = ""
 
     def __post_init__(self):
         for name, least in (("batch_size", 1), ("clips_per_unit", 1), ("num_workers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}.")
-        if self.runner not in RUNNERS:
-            raise ValueError(f"runner must be one of {list(RUNNERS)}, got {self.runner!r}.")
+        if self.beam_options and self.runner == "local":
+            raise ValueError(
+                f"beam_options {list(self.beam_options)} are of no use to runner='local'; choose a"
+                " runner of Apache Beam, or leave them out."
+            )
 
 
 class NothingUsableError(MediaError):
@@ -117,8 +123,14 @@ def prepare(
         limits=config.limits,
     )
     num_reused = _open_parts(worker.parts_dir, settings, plan)
-    run_units = beam_runner.run_units if config.runner == "beam" else _run_units
-    run_units(worker, plan, _counter(plan, progress))
+    on_piece = _counter(plan, progress)
+    if config.runner == "local":
+        for unit in plan:
+            worker.run(unit, on_piece)
+    else:
+        beam_runner.run_units(
+            worker, plan, on_piece, config.runner, config.beam_options, config.tokenizers_dir
+        )
     duplicates = _duplicates(worker, plan)
     report = prepare_report.PrepareReport(
         out_dir=str(out_dir),
@@ -237,11 +249,6 @@ def _counter(plan: list[units.Unit], progress) -> Callable[[int], None]:
             progress(num_done, num_pieces)
 
     return on_piece
-
-
-def _run_units(worker: units.UnitWorker, plan: list[units.Unit], on_piece) -> None:
-    for unit in plan:
-        worker.run(unit, on_piece)
 
 
 def _write_dataset(config: PrepareConfig, settings: dict, worker, plan, duplicates) -> None:

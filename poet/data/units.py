@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -130,7 +130,7 @@ def _identity(row: ManifestRow) -> list:
 class UnitWorker:
     """Computes units. `visual` and `audio` follow the tokenizers' protocol; audio may be None."""
 
-    rows: list[ManifestRow]
+    rows: Sequence[ManifestRow] | Mapping[int, ManifestRow]
     rules: ClipRules
     visual: object
     audio: object | None

@@ -3,12 +3,15 @@
 poet prepare --media out/demo/clips --out out/demo/dataset
 poet prepare --media my_videos --manifest my_captions.tsv --out out/mine/dataset
 poet prepare --media out/demo/clips --out out/all/dataset --regions all --structure exact
+poet prepare --media "s3://bucket/{000..120}.tar" --tokenizers s3://bucket/tokenizers \
+    --out s3://bucket/dataset --runner FlinkRunner --beam_options "--flink_master=host:8081"
 
 Files that cannot be used are listed with the reason, also in OUT/rejected.jsonl; the run goes on.
 Exit code 0 if anything was usable, 1 if nothing was.
 """
 
 import contextlib
+import shlex
 import sys
 from pathlib import Path
 
@@ -48,7 +51,8 @@ def _flags(argv: list[str]):
     add("--num_workers", type=int, help="decoding processes; as many as cores, up to 4")
     add("--video_stream", type=int, help="number of the video stream; the default one otherwise")
     add("--file_format", default="array_record", choices=("array_record", "tfrecord"))
-    add("--runner", default="local", choices=("local", "beam"), help="equal records either way")
+    add("--runner", default="local", help="local, multi_processing, or a runner of Apache Beam")
+    add("--beam_options", default="", help='of the runner: "--flink_master=host:8081 ..."')
     add("--batch_size", type=int, default=16, help="clips tokenized together")
     add("--clips_per_unit", type=int, default=64, help="what a killed run may have to do again")
     add("--strict", action="store_true", help="stop at the first unusable file")
@@ -93,6 +97,8 @@ def _run(argv: list[str]) -> int:
         clips_per_unit=flags.clips_per_unit,
         strict=flags.strict,
         runner=flags.runner,
+        beam_options=tuple(shlex.split(flags.beam_options)),
+        tokenizers_dir=flags.tokenizers,
         conditions=_conditions(flags),
     )
     bars = contextlib.ExitStack()

@@ -182,6 +182,47 @@ def test_beam_changes_no_byte(media, whole, tmp_path):
         )
 
 
+@pytest.fixture
+def importable(monkeypatch):
+    """Lets Beam's worker processes find the tokenizers of this file."""
+    pytest.importorskip("apache_beam", exc_type=ImportError)
+    here = pathlib.Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{here}{os.pathsep}{here.parents[1]}")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_processes_of_beam_change_no_byte(media, whole, tmp_path, importable):
+    changes = {"runner": "multi_processing", "clips_per_unit": 3, "num_workers": 2}
+    prepare(_config(media, tmp_path / "dataset", **changes), MeanColour(), Loudness())
+    assert _contents(tmp_path / "dataset") == _contents(whole[0])
+    with pytest.raises(MediaError, match="broken.mp4 cannot be decoded"):
+        config = _config(media, tmp_path / "strict", **changes, strict=True)
+        prepare(config, MeanColour(), Loudness())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_job_server_of_beam_changes_no_byte(media, whole, tmp_path, importable):
+    """The portable protocol, as Flink and Spark speak it, by the server that comes with Beam."""
+    port_file = tmp_path / "port"
+    command = [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main"]
+    server = subprocess.Popen([*command, "--port_file", str(port_file)])
+    try:
+        while not port_file.exists() or not port_file.read_text():
+            assert server.poll() is None
+            time.sleep(0.1)
+        options = (
+            f"--job_endpoint=localhost:{port_file.read_text()}",
+            "--environment_type=beam:env:harness_subprocess_python:v1",
+            f"--environment_config={sys.executable} -m apache_beam.runners.worker.sdk_worker_main",
+        )
+        changes = {"runner": "PortableRunner", "beam_options": options, "clips_per_unit": 3}
+        prepare(_config(media, tmp_path / "dataset", **changes), MeanColour(), Loudness())
+    finally:
+        server.kill()
+    assert _contents(tmp_path / "dataset") == _contents(whole[0])
+
+
 def test_swapped_files_swap_their_ids(tmp_path):
     """Nothing but mp4 files and manifest is there; the ids follow the files."""
     folder = tmp_path / "media"

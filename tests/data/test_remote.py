@@ -73,8 +73,8 @@ def test_shards_are_copied_once_and_only_so_many_stay(store, make_records, metad
     splits = {"train": make_records(0, 40)}
     writer.write_dataset("s3://bucket/ds", splits, metadata, records_per_shard=10)
     store.opened.clear()
-    dataset = records.open_dataset("s3://bucket/ds")
     monkeypatch.setattr(records, "_CACHE_BYTES", 0)
+    dataset = records.open_dataset("s3://bucket/ds")
 
     def copied(cache, positions):
         monkeypatch.setattr(records, "_shards", lambda: cache)
