@@ -74,7 +74,7 @@ def _cut(record, task, field, parts: list[Part]):
     num_frames = codes.shape[axis]
     if num_frames < max(stops):
         raise _unfit(record, task, f"{field} has {num_frames} frames of at least {max(stops)}")
-    if any(part.stop is None for part in parts):
+    if any(part.stop is None or part.follows_picture for part in parts):
         return codes
     return codes[: max(stops)] if axis == 0 else codes[..., : max(stops)]
 

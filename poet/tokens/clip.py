@@ -115,6 +115,11 @@ class SoundShape:
         num_audio_frames = int(duration * sample_rate_hz / samples_per_frame)
         return cls(num_levels, num_audio_frames, samples_per_frame, sample_rate_hz)
 
+    def frames_beside(self, clip: ClipShape, latent_frames: int) -> int:
+        """The whole audio frames that fit beside the first latent frames of a picture."""
+        seconds = clip.frames_of(latent_frames) / Fraction(clip.frames_per_second)
+        return int(seconds * self.sample_rate_hz / self.samples_per_frame)
+
     @property
     def num_tokens(self) -> int:
         """Audio tokens of the whole clip, all levels."""

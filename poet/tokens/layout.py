@@ -97,16 +97,21 @@ def _add_part(layout: Layout, part: Part, is_output: bool) -> None:
         levels, num_available = list(range(layout.sound.num_levels)), layout.sound.num_audio_frames
         ranges = [vocabulary.audio(level) for level in levels]
 
-    stop = num_available if part.stop is None else part.stop
-    if not part.start < stop <= num_available:
+    first, stop = part.start, num_available if part.stop is None else part.stop
+    if part.follows_picture:
+        first = layout.sound.frames_beside(layout.clip, part.start)
+        stop = num_available
+        if part.stop is not None:
+            stop = layout.sound.frames_beside(layout.clip, part.stop)
+    if not first < stop <= num_available:
         raise ValueError(
-            f"Task {layout.task.name!r} takes frames {part.start} to {stop} of {part.field!r}, but"
+            f"Task {layout.task.name!r} takes frames {first} to {stop} of {part.field!r}, but"
             f" the clip has {num_available} latent {part.kind} frames; use a longer clip"
             f" (num_frames={layout.clip.num_frames} here) or another task."
         )
     for level, id_range in zip(levels, ranges, strict=True):
         start = len(layout.tokens)
-        layout.tokens += [ids.PAD] * ((stop - part.start) * tokens_per_frame)
+        layout.tokens += [ids.PAD] * ((stop - first) * tokens_per_frame)
         layout.slots.append(
             Slot(
                 start=start,
@@ -115,7 +120,7 @@ def _add_part(layout: Layout, part: Part, is_output: bool) -> None:
                 field=part.field,
                 level=level,
                 ids=id_range,
-                source=(part.start, stop),
+                source=(first, stop),
                 is_output=is_output,
             )
         )

@@ -307,11 +307,13 @@ def join_given(
       the given picture and the new frames, after future_prediction the whole clip.
     """
     joined = dict(written)
+    starts = {slot.field: slot.source[0] for slot in plan.slots if slot.is_output}
     for part in plan.task.outputs:
-        if part.start:
+        start = starts[part.field]
+        if start:
             axis = -3 if part.kind == "visual" else -1
             head = [slice(None)] * (-axis - 1)
-            before = xp.asarray(given[part.field])[(..., slice(0, part.start), *head)]
+            before = xp.asarray(given[part.field])[(..., slice(0, start), *head)]
             before = before.astype(written[part.field].dtype)
             joined[part.field] = xp.concatenate([before, written[part.field]], axis=axis)
     return joined

@@ -16,12 +16,15 @@ class Part:
       field: Name of the record's field that fills it.
       start: First latent frame (visual) or audio frame (audio) taken.
       stop: One past the last; None goes to the end of the clip.
+      follows_picture: For audio: `start` and `stop` count latent frames of the picture, and stand
+        for the audio frames that fit into them; so they do not depend on the tokenizer's rate.
     """
 
     kind: str
     field: str
     start: int = 0
     stop: int | None = None
+    follows_picture: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -30,6 +33,10 @@ class Part:
             raise ValueError(
                 f"Part of {self.field!r} takes frames [{self.start}, {self.stop}), which is empty"
                 " or negative; start must be 0 or more and below stop."
+            )
+        if self.follows_picture and self.kind != "audio":
+            raise ValueError(
+                f"Part of {self.field!r} is {self.kind}; only audio follows a picture."
             )
 
 
@@ -99,11 +106,6 @@ FIRST_FRAME = Part("visual", "visual", 0, 1)
 MASKED = Part("visual", "masked")
 STRUCTURE = Part("visual", "structure")
 
-# Audio frames that stand beside the first latent frame, and beside the first three: 1 and 9 pixel
-# frames at 8 fps last 0.125 s and 1.125 s, 50 audio frames are a second (design, section 3).
-_AUDIO_OF_FIRST_FRAME = 6
-_AUDIO_OF_NINE_FRAMES = 56
-
 
 def _video(name: str, *inputs: Part, start: int = 0) -> Task:
     return Task(name, vocabulary.VIDEO, inputs, (Part("visual", "visual", start),))
@@ -113,12 +115,14 @@ def _future_prediction(name: str, num_latent: int) -> Task:
     return _video(name, Part("visual", "visual", 0, num_latent), start=num_latent)
 
 
-def _continuation(name: str, num_latent: int, num_audio: int) -> Task:
+def _continuation(name: str, num_latent: int) -> Task:
+    # The first 1 and 3 latent frames last 0.125 s and 1.125 s at the paper's 8 frames a second: 6
+    # and 56 of its 50 audio frames a second (design, section 3).
     return Task(
         name,
         vocabulary.AV_CONTINUATION,
-        (Part("visual", "visual", 0, num_latent), Part("audio", "audio", 0, num_audio)),
-        (Part("visual", "visual", num_latent), Part("audio", "audio", num_audio)),
+        (Part("visual", "visual", 0, num_latent), Part("audio", "audio", 0, num_latent, True)),
+        (Part("visual", "visual", num_latent), Part("audio", "audio", num_latent, None, True)),
     )
 
 
@@ -154,9 +158,9 @@ TASKS: dict[str, Task] = {
         ),
         Task("audio_to_video", vocabulary.AUDIO_TO_VIDEO, (AUDIO,), (VIDEO,)),
         Task("video_to_audio", vocabulary.VIDEO_TO_AUDIO, (VIDEO,), (AUDIO,)),
-        _continuation("audio_video_continuation", 1, _AUDIO_OF_FIRST_FRAME),
+        _continuation("audio_video_continuation", 1),
         # One second with sound from the second before it: the step of a long clip.
-        _continuation("audio_video_continuation_9", 3, _AUDIO_OF_NINE_FRAMES),
+        _continuation("audio_video_continuation_9", 3),
         # Video with sound is the output of a continuation too, so they share the prompt.
         Task("text_to_video_with_sound", vocabulary.AV_CONTINUATION, (TEXT,), (VIDEO, AUDIO)),
     )

@@ -77,3 +77,26 @@ VISUAL = Part("visual", "visual")
 def test_refusals(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_audio_follows_the_picture_at_any_rate():
+    """0.125 s and 1.125 s are 6 and 56 audio frames at 50 Hz, 3 and 28 at 25 Hz."""
+    from poet.tokens import sequence
+    from poet.tokens.clip import ClipShape, SoundShape
+    from poet.tokens.vocabulary import Vocabulary
+
+    clip = ClipShape(17, 128, 128)
+    for hop, one, nine in ((320, 6, 56), (640, 3, 28)):
+        sound = SoundShape.for_clip(clip, 4, hop)
+        for name, count in (
+            ("audio_video_continuation", one),
+            ("audio_video_continuation_9", nine),
+        ):
+            plan = sequence.plan(tasks.get(name), clip, sound, 64, Vocabulary())
+            given, written = (
+                next(s.source for s in plan.slots if s.kind == "audio" and s.is_output == out)
+                for out in (False, True)
+            )
+            assert given == (0, count) and written == (count, sound.num_audio_frames)
+    with pytest.raises(ValueError, match="'visual' is visual; only audio follows"):
+        Part("visual", "visual", 0, 1, True)
