@@ -5,6 +5,8 @@ poet inspect out/demo/model
 poet inspect out/demo/clips/manifest.tsv
 poet inspect out/demo/dataset --task text_to_video      the sequence plan at the dataset's sizes
 poet inspect --task video_to_audio                      the same at the paper's sizes
+poet inspect --task inpainting --dataset out/all/dataset --tokenizers out/demo/tokenizers \
+    --html out/inpainting.html                          real examples, token by token, decoded
 """
 
 import collections
@@ -27,14 +29,89 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     parser = commands.parser(__doc__, "inspect")
     parser.add_argument("path", nargs="?", help="dataset, MODEL_DIR, tokenizer, file or manifest")
-    parser.add_argument("--task", help="show the sequence plan of this task")
+    add = parser.add_argument
+    add("--task", help="show the sequence plan of this task, or with --dataset its examples")
+    add("--dataset", help="show real examples of --task from this prepared dataset")
+    add("--tokenizers", help="folder with visual/ and audio/, to decode the examples")
+    add("--checkpoint", help="MODEL_DIR whose text tokenizer reads the captions; bytes otherwise")
+    add("--split", help="of the dataset; its first by default")
+    add("--num_examples", type=int, default=3)
+    add("--html", help="write the examples as a page that opens from disk")
+    add("--task_modules", nargs="*", default=["tasks.paper", "tasks.mixtures"])
     flags = parser.parse_args(argv)
+    if flags.dataset:
+        return _examples(flags)
     if flags.path is None and flags.task is None:
         raise commands.UserError("Nothing to inspect; give a path, or --task NAME.")
     words, table = _plan(flags.task, flags.path) if flags.task else _look(flags.path)
     print(words)
     print(render(table))
     return 0
+
+
+def _examples(flags) -> int:
+    """Prints examples of a task, and writes them as a page."""
+    from poet.data import groups, registry
+    from poet.data.records import open_dataset
+    from poet.evals import task_view
+    from poet.tokenizers.text import ByteTokenizer
+    from poet.train import checkpoint, lm
+
+    if not flags.task:
+        raise commands.UserError("--dataset shows examples of a task; give --task NAME too.")
+    registry.load_task_modules(flags.task_modules)
+    known = registry.names()
+    entry = registry.get(flags.task if flags.task in known else f"poet_{flags.task}")
+    if isinstance(entry, registry.MixtureEntry):
+        raise commands.UserError(f"{entry.name} is a mixture; give one of its tasks.")
+    dataset = open_dataset(flags.dataset)
+    text_tokenizer = ByteTokenizer()
+    if flags.checkpoint:
+        text_tokenizer = lm.text_tokenizer_from_meta(checkpoint.read_meta(flags.checkpoint))
+    split = flags.split or next(iter(dataset.splits))
+    sizes = lm.sizes_of(dataset, text_tokenizer)
+    sized = [
+        task for task in groups.size_task(entry, dataset, sizes) if len(task.records.get(split, ()))
+    ]
+    if not sized:
+        wants = " and ".join(sorted(entry.needs)) or "anything"
+        raise commands.UserError(
+            f"No record of split {split!r} of {flags.dataset} has {wants}; choose another --split"
+            " or task, or prepare clips that have it."
+        )
+    visual = audio = None
+    if flags.tokenizers:
+        visual, audio = _tokenizers_of(dataset, flags.tokenizers)
+    for task in sized:
+        shown = task_view.examples(dataset, task, text_tokenizer, split, flags.num_examples)
+        title = f"{task.name}, split {split} of {flags.dataset}"
+        print(title)
+        for example in shown:
+            print("\n".join(task_view.terminal(task.plan, example, sys.stdout.isatty())))
+        if flags.html:
+            suffix = task.name.partition("@")[2]
+            path = Path(flags.html)
+            path = path.with_stem(f"{path.stem}-{suffix}") if suffix else path
+            page = task_view.page(task.plan, shown, title=title, visual=visual, audio=audio)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(page)
+            print(f"wrote {path}")
+    return 0
+
+
+def _tokenizers_of(dataset, folder: str):
+    """(visual, audio) of a folder, if they made the dataset's ids."""
+    from poet.main import loading
+
+    found = dict(zip(("visual", "audio"), loading.load_tokenizers(folder), strict=True))
+    for kind, tokenizer in found.items():
+        made = dataset.fingerprints.get(kind)
+        if made not in (None, tokenizer.fingerprint):
+            raise commands.UserError(
+                f"The {kind} ids were made by the tokenizer {made[:12]}, {folder} holds"
+                f" {tokenizer.fingerprint[:12]}; give the --tokenizers of `poet prepare`."
+            )
+    return found["visual"], found["audio"]
 
 
 def render(table: Table) -> str:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from etils import epath
+
 from poet.main import commands
 
 
@@ -61,11 +63,11 @@ def load_tokenizers(folder: str):
     from poet.tokenizers import protocol
 
     for kind in ("visual", "audio"):
-        path = Path(folder) / kind
+        path = epath.Path(folder) / kind
         if not (path / "config.json").exists():
             raise commands.UserError(
                 f"Expected a trained {kind} tokenizer in {path}, found none; make it with"
                 f" `poet train-tokenizer --gin_file=gin/tokenizers/{kind}_demo.gin --media=..."
                 f" --out={path}`, run `make demo`, or pass --tokenizers."
             )
-    return protocol.load(Path(folder) / "visual"), protocol.load(Path(folder) / "audio")
+    return protocol.load(epath.Path(folder) / "visual"), protocol.load(epath.Path(folder) / "audio")

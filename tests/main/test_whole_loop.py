@@ -192,3 +192,15 @@ def test_commands_refuse(tmp_path, monkeypatch, capsys, words, says):
     error = capsys.readouterr().err
     assert says in error, error
     assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_inspect_shows_the_examples_of_a_task(out, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    words = ["--task", "video_to_audio", "--dataset", out / "dataset", "--html", page]
+    words += ["--tokenizers", out / "tokenizers", "--checkpoint", out / "model"]
+    assert cli.main(["inspect", *map(str, words), "--num_examples", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "<task:video_to_audio> [prefix]: 67" in said and f"wrote {page}" in said
+    assert page.read_text().count("<audio controls") == 2
+    assert cli.main(["inspect", "--task", "inpainting", "--dataset", str(out / "dataset")]) == 2
+    assert "has inpainting and masked and video" in capsys.readouterr().err
