@@ -20,7 +20,7 @@ from poet.data.groups import (
     phase_shares,
     size_task,
 )
-from poet.data.records import Dataset
+from poet.data.records import CorruptRecordError, Dataset
 from poet.tokens import sequence
 
 Batch = dict[str, np.ndarray]
@@ -43,6 +43,7 @@ class AgdBatches:
     Attributes:
       groups: name -> Group, most frequent first.
       left_out: task name -> why it is not trained.
+      bad_records: (split, record) -> what is wrong with it, of those skipped so far.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class AgdBatches:
         self._dataset, self._config = dataset, config
         self._text_tokenizer = text_tokenizer
         self.left_out: dict[str, str] = {}
+        self.bad_records: dict[tuple[str, int], str] = {}
         tasks = self._tasks_with_records(tasks, sizes)
         if text_tokenizer is None and any(task.task.has_text for task, _ in tasks):
             raise ValueError(
@@ -155,6 +157,13 @@ class AgdBatches:
                 self.left_out[entry.name] = f"no record of split {split!r} has {wants}"
             shares = share * counts / max(1, counts.sum())
             kept += [pair for pair in zip(sized, shares.tolist(), strict=True) if pair[1]]
+        if self.left_out and kept and self._config.on_unserved_task == "raise":
+            name, reason = next(iter(self.left_out.items()))
+            raise ValueError(
+                f"Task {name!r} of the mixture cannot be trained on {self._dataset.directory}:"
+                f" {reason}. Prepare clips that have it, give the task the weight 0 (task_weights),"
+                " or leave such tasks out (lm.LMRun.on_unserved_task = 'leave_out')."
+            )
         if not kept:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
             raise ValueError(
@@ -199,11 +208,8 @@ class AgdBatches:
         split_name = split or self._config.split
         records = task.records[split_name]
         at = order.index_at(seed, order_stream(task.name, split_name), positions, len(records))
-        objective, value = task.entry.objective, task.task
-        fields = [
-            objective(self._dataset.read(split_name, index), value, self._text_tokenizer)
-            for index in records[at]
-        ]
+        value = task.task
+        fields = [self._fields(task, split_name, int(number)) for number in at]
         batch = sequence.assemble(group.plan, _stack(task.name, fields))
         batch = {name: np.array(values) for name, values in batch.items()}
         batch["text_is_dropped"] = np.zeros(len(positions), bool)
@@ -212,6 +218,26 @@ class AgdBatches:
                 seed, task.name, positions, self._config.text_dropout
             )
         return batch
+
+    def _fields(self, task, split: str, number: int) -> dict[str, np.ndarray]:
+        """The fields of a task's record; if that is damaged and may be skipped, of the next one."""
+        records = task.records[split]
+        for step in range(len(records)):
+            index = int(records[(number + step) % len(records)])
+            try:
+                record = self._dataset.read(split, index)
+            except CorruptRecordError as error:
+                if self._config.on_bad_record == "raise":
+                    raise
+                if (split, index) not in self.bad_records:
+                    self.bad_records[split, index] = str(error)
+                    logging.warning("Skipped (%d so far): %s", len(self.bad_records), error)
+                continue
+            return task.entry.objective(record, task.task, self._text_tokenizer)
+        raise CorruptRecordError(
+            f"All {len(records)} records of task {task.name!r} are corrupt, the last because:"
+            f" {self.bad_records[split, index]}"
+        )
 
 
 def order_stream(task_name: str, split: str) -> str:

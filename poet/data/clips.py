@@ -120,6 +120,9 @@ def _cut_local(row: ManifestRow, rules: ClipRules, first: int, limit: int | None
         if first == 0:
             yield _image_file(row, rules)
         return
+    if row.suffix == ".npy":
+        yield from _cut_array(row, rules, first, limit)
+        return
     clip_start_s = row.start_s + first * rules.stride / rules.frames_per_second
     presentation = opening.presentation(row.path, rules.video_stream)
     if rules.filters.min_side_px or rules.filters.max_aspect:
@@ -153,6 +156,31 @@ def _cut_local(row: ManifestRow, rules: ClipRules, first: int, limit: int | None
     if "short" in rules.filters.names:
         raise MediaError(f"no {rules.num_frames} frames on end, which a clip needs")
     yield _image(row, any_frame[0], f"{len(any_frame)} frames, fewer than {rules.num_frames}")
+
+
+def _cut_array(row: ManifestRow, rules: ClipRules, first: int, limit: int | None) -> Iterator[Clip]:
+    """Clips of a file of frames [T, Y, X, 3] without times and sound: one frame for one frame."""
+    pixels = np.load(row.path, mmap_mode="r")
+    _check_size(row, rules, *pixels.shape[1:3])
+    frames = (images.fit_pixels(frame, rules.height_px, rules.width_px) for frame in pixels)
+    last = None if limit is None else first + limit
+    clips = (window for window in _windows(frames, rules) if len(window[1]) == rules.num_frames)
+    index = None
+    for index, held in itertools.islice(clips, first, last):
+        yield Clip(
+            clip_id=row.clip_id if index == 0 else f"{row.clip_id}@{index}",
+            caption=row.caption,
+            split=row.split,
+            frames=np.stack(held[: rules.num_frames]),
+            note="no audio stream",
+            start_s=index / rules.frames_per_second,
+            facts=row.extra,
+        )
+    if index is None and not first:
+        if "short" in rules.filters.names:
+            raise MediaError(f"no {rules.num_frames} frames on end, which a clip needs")
+        picture = images.fit_pixels(np.asarray(pixels[0]), rules.height_px, rules.width_px)
+        yield _image(row, picture, f"{len(pixels)} frames, fewer than {rules.num_frames}")
 
 
 def _windows(frames: Iterator, rules: ClipRules) -> Iterator[tuple[int, list]]:

@@ -147,6 +147,9 @@ class AgdConfig:
       process_count: hosts; divides data_parallel_size.
       text_dropout: share of the examples of a text task that lose their text.
       curriculum: schedule over image and video tasks; None keeps the weights as they are.
+      on_bad_record: "raise", or "skip" to take the next good record of the task's order instead.
+      on_unserved_task: "raise" when a task of the mixture finds no records, or does not fit the
+        clips; "leave_out" trains the others.
     """
 
     batch_tokens: int
@@ -157,8 +160,18 @@ class AgdConfig:
     process_count: int = 1
     text_dropout: float = 0.1
     curriculum: Curriculum | None = None
+    on_bad_record: str = "raise"
+    on_unserved_task: str = "leave_out"
 
     def __post_init__(self):
+        for name, choices in (
+            ("on_bad_record", ("raise", "skip")),
+            ("on_unserved_task", ("raise", "leave_out")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {list(choices)}, got {getattr(self, name)!r}."
+                )
         if self.batch_tokens < 1 or self.data_parallel_size < 1:
             raise ValueError(
                 f"batch_tokens={self.batch_tokens} and data_parallel_size="

@@ -8,7 +8,9 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from etils import epath
 
@@ -29,13 +31,13 @@ PREPARE_VERSION = 2
 class PrepareConfig:
     """What `prepare` reads, how it cuts, and where the dataset goes.
 
-    `media` is a manifest file or a folder; with `manifest` it is the folder where that file's
-    names start. `batch_size` clips are tokenized at a time, `clips_per_unit` is what a killed run
-    may lose, `num_workers` processes decode, each file within `limits` (0: this process does,
-    without limits). Rows without a split go to `default_split`. `strict` makes the first unusable
-    file an error. `conditions` says which masked clips, flow and depth are made. `runner` is
-    "local" or one of `beam_runner`, with `beam_options`, and with the folder that its workers load
-    the tokenizers from.
+    `media` is a manifest file, a folder, tar shards, or `tfds:NAME` with captions in
+    `caption_feature`; with `manifest` it is the folder where that file's names start. `batch_size`
+    clips are tokenized at a time, `clips_per_unit` is what a killed run may lose, `num_workers`
+    processes decode, each file within `limits` (0: this process does, without limits). Rows without
+    a split go to `default_split`. `strict` makes the first unusable file an error. `conditions`
+    says which masked clips, flow and depth are made. `runner` is "local" or one of `beam_runner`,
+    with `beam_options`, and with the folder that its workers load the tokenizers from.
     """
 
     media: str | os.PathLike
@@ -53,6 +55,7 @@ class PrepareConfig:
     limits: DecodeLimits = DecodeLimits()
     beam_options: tuple[str, ...] = ()
     tokenizers_dir: str = ""
+    caption_feature: str = ""
 
     def __post_init__(self):
         for name, least in (("batch_size", 1), ("clips_per_unit", 1), ("num_workers", 0)):
@@ -109,6 +112,7 @@ def prepare(
     plan = units.plan_units(rows, config.rules, config.clips_per_unit, config.limits)
     finished = _finished(out_dir, settings | {"file_format": config.file_format}, plan)
     if finished is not None:
+        _remove_exported(config)
         return finished
     worker = units.UnitWorker(
         rows=rows,
@@ -142,6 +146,7 @@ def prepare(
         _write_dataset(config, settings, worker, plan, duplicates)
     prepare_report.write(out_dir, report, _media_key(plan))
     worker.parts_dir.rmtree()
+    _remove_exported(config)
     if not report.num_records:
         raise NothingUsableError(
             f"None of the {len(rows)} files of {config.media} could be used; the reasons are in "
@@ -152,11 +157,27 @@ def prepare(
 
 
 def _rows(config: PrepareConfig) -> list[ManifestRow]:
+    if str(config.media).startswith("tfds:"):
+        from poet.data import tfds_media
+
+        name = str(config.media).removeprefix("tfds:")
+        return tfds_media.export(name, _media_dir(config), config.caption_feature)
     if config.manifest is None:
         rows = read_manifest(config.media)
     else:
         rows = read_manifest(config.manifest, media_dir=config.media)
     return [dataclasses.replace(row, split=row.split or config.default_split) for row in rows]
+
+
+def _media_dir(config: PrepareConfig) -> Path:
+    """Where the pictures of a TFDS dataset lie while they are tokenized."""
+    out_dir = Path(config.out_dir)
+    return out_dir.parent / f".{out_dir.name}.media"
+
+
+def _remove_exported(config: PrepareConfig) -> None:
+    if str(config.media).startswith("tfds:"):
+        shutil.rmtree(_media_dir(config), ignore_errors=True)
 
 
 def _settings(config: PrepareConfig, visual, audio) -> dict:

@@ -23,6 +23,10 @@ from poet.data.tfrecord import TfrecordReader
 _CACHE_BYTES = 512 * 2**20
 
 
+class CorruptRecordError(ValueError):
+    """A record whose bytes are damaged; the text names file, record and remedy."""
+
+
 def open_dataset(directory) -> "Dataset":
     """The prepared dataset in a directory, local or remote.
 
@@ -180,7 +184,10 @@ class _Split:
         data = self._bytes(shard, at)
         if zlib.crc32(data) != int(self._crc32[index]):
             raise self._corrupt(shard, at, "its checksum does not match")
-        return features.decode_record(data, self._num_levels)
+        try:
+            return features.decode_record(data, self._num_levels)
+        except (ValueError, KeyError, IndexError) as error:
+            raise self._corrupt(shard, at, f"it cannot be decoded ({error})") from error
 
     def _bytes(self, shard, at) -> bytes:
         """The stored bytes of a record; a corrupt file gives an error that names the record."""
@@ -222,9 +229,10 @@ class _Split:
         return reader
 
     def _corrupt(self, shard, at, reason):
-        return ValueError(
+        return CorruptRecordError(
             f"Record {at} of {self._shard_path(shard)} is corrupt: {reason}. Copy the file again"
-            " from where it was made, or run `poet prepare` again."
+            " from where it was made, or run `poet prepare` again; `poet train"
+            " --on_bad_record=skip` goes on without it."
         )
 
     @functools.cached_property

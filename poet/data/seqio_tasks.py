@@ -8,6 +8,7 @@ both give equal bytes. SeqIO and TensorFlow are imported when `register_seqio` i
 """
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,7 +21,14 @@ _MAX_ID = 2**31 - 1
 _ID_NAMES = (*features.ID_FIELDS, *features.CONDITIONS)
 
 
-def register_seqio(dataset_dir, text_tokenizer, *, task_names=None, num_epochs: int = 1):
+def register_seqio(
+    dataset_dir,
+    text_tokenizer,
+    *,
+    task_names=None,
+    num_epochs: int = 1,
+    metric_fns: Mapping[str, Sequence[Callable]] | None = None,
+):
     """Adds Poet's tasks and mixtures to SeqIO's registries, reading one prepared dataset.
 
     Calling it again moves the names to another dataset.
@@ -33,6 +41,8 @@ def register_seqio(dataset_dir, text_tokenizer, *, task_names=None, num_epochs: 
       task_names: which tasks and mixtures; all registered ones by default.
       num_epochs: passes of one shuffled reading, each in an order of its own. (SeqIO's own
         `num_epochs` repeats that reading as it is.)
+      metric_fns: task name -> SeqIO metric functions (targets, predictions), for its `Evaluator`
+        (give that `target_field_name="visual"` or "audio").
 
     Returns the names that SeqIO knows now.
     """
@@ -47,7 +57,7 @@ def register_seqio(dataset_dir, text_tokenizer, *, task_names=None, num_epochs: 
             tasks[task.name] = task
     for task in tasks.values():
         seqio.TaskRegistry.remove(task.name)
-        _add_task(dataset, task, text_tokenizer, num_epochs)
+        _add_task(dataset, task, text_tokenizer, num_epochs, (metric_fns or {}).get(task.name, ()))
     mixtures = [entry for entry in entries if isinstance(entry, registry.MixtureEntry)]
     for mixture in mixtures:
         seqio.MixtureRegistry.remove(mixture.name)
@@ -56,7 +66,7 @@ def register_seqio(dataset_dir, text_tokenizer, *, task_names=None, num_epochs: 
     return sorted([*tasks, *(mixture.name for mixture in mixtures)])
 
 
-def _add_task(dataset, entry, text_tokenizer, num_epochs):
+def _add_task(dataset, entry, text_tokenizer, num_epochs, metric_fns):
     import seqio
     import tensorflow as tf
 
@@ -76,12 +86,14 @@ def _add_task(dataset, entry, text_tokenizer, num_epochs):
         preprocessors=[
             functools.partial(_keep_served, needs=entry.needs),
             functools.partial(_apply_objective, entry=entry, text_tokenizer=text_tokenizer),
+            # Where SeqIO's offline caching stops; what it cached is read from here on.
+            seqio.CacheDatasetPlaceholder(),
         ],
         output_features={
             name: seqio.Feature(vocabulary, add_eos=False, rank=rank, dtype=tf.int32)
             for name, rank in TASK_FEATURE_RANKS.items()
         },
-        metric_fns=[],
+        metric_fns=list(metric_fns),
         # Records come in an order of their own already; a buffer on top would change it.
         shuffle_buffer_size=1000 if is_tfrecord else None,
     )
@@ -144,7 +156,10 @@ def _apply_objective(ds, entry, text_tokenizer):
     """Runs the numpy objective; features that the task does not use come out empty."""
     import tensorflow as tf
 
-    empty = {name: np.zeros([0] * rank, np.int32) for name, rank in TASK_FEATURE_RANKS.items()}
+    empty = {
+        name: np.zeros((0, *[1] * (rank - 1)), np.int32)
+        for name, rank in TASK_FEATURE_RANKS.items()
+    }
 
     def objective(clip_id, caption, *ids):
         record = {

@@ -1,16 +1,20 @@
-"""Pictures and clips of a TFDS dataset as training media of the visual tokenizer.
+"""Pictures and clips of a TFDS dataset, for training the visual tokenizer and for `poet prepare`.
 
 `tfds:NAME` names a prepared dataset, `tfds:FOLDER` one that lies in a folder. Its first feature
 that is an image or a video is used.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from poet.media import images
+from poet.media.manifest import ManifestRow
+from poet.media.write import temporary_sibling
 from poet.typing import UInt8
 
 
@@ -116,3 +120,74 @@ def _feature(name: str, builder: Any) -> str:
         f"{name} has no feature of images or videos, only"
         f" {', '.join(builder.info.features)}; choose another dataset."
     )
+
+
+def export(
+    name: str, folder: Path, caption_feature: str = "", split: str | None = None
+) -> list[ManifestRow]:
+    """Writes the pictures and clips of a TFDS dataset as files and returns their rows.
+
+    Images become PNG, clips NumPy files of all frames: both exactly what the dataset holds. Files
+    that are there are kept, so that an interrupted call can be repeated.
+
+    Args:
+      name: of a prepared dataset, or its folder.
+      folder: where files go, SPLIT/NUMBER.png or .npy.
+      caption_feature: text feature with captions; "" takes "caption" or "text" if there is one.
+      split: only this one; None for all.
+
+    Raises ValueError as `open_split` does, or if there is no such text feature.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _builder(name)
+    feature, caption = _feature(name, builder), _caption_feature(name, builder, caption_feature)
+    if split is not None:
+        open_split(name, split)  # says which there are
+    rows = []
+    for each in [split] if split else sorted(builder.info.splits):
+        (folder / each).mkdir(parents=True, exist_ok=True)
+        for number, example in enumerate(tfds.as_numpy(builder.as_dataset(split=each))):
+            pixels = example[feature]
+            suffix = ".png" if pixels.ndim == 3 else ".npy"
+            path = folder / each / f"{number:07d}{suffix}"
+            if not path.exists():
+                _write_pixels(path, pixels)
+                os.utime(path, (0, 0))  # written again, it is the same file to `prepare`
+            words = example[caption].decode("utf-8") if caption else ""
+            rows.append(
+                ManifestRow(
+                    path=path,
+                    clip_id=f"{each}/{number:07d}",
+                    caption=" ".join(words.split()),
+                    split=each,
+                    source=name,
+                )
+            )
+    return rows
+
+
+def _write_pixels(path: Path, pixels: np.ndarray) -> None:
+    if pixels.shape[-1] == 1:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    if path.suffix == ".png":
+        images.write_image(path, pixels)
+        return
+    with temporary_sibling(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, pixels)
+
+
+def _caption_feature(name: str, builder: Any, wanted: str) -> str:
+    import tensorflow_datasets as tfds
+
+    texts = [
+        feature
+        for feature, what in builder.info.features.items()
+        if isinstance(what, tfds.features.Text)
+    ]
+    if wanted and wanted not in texts:
+        raise ValueError(
+            f"{name} has no text feature {wanted!r}, only {texts or 'none'}; correct"
+            " --caption_feature."
+        )
+    return wanted or next((known for known in ("caption", "text") if known in texts), "")

@@ -29,8 +29,9 @@ def main(argv: list[str] | None = None) -> int:
 def _flags(argv: list[str]):
     parser = commands.parser(__doc__, "prepare")
     add = parser.add_argument
-    add("--media", required=True, help="folder of files, or a manifest (.tsv, .csv, .jsonl)")
+    add("--media", required=True, help="folder, manifest (.tsv .csv .jsonl), .tar, tfds:NAME")
     add("--manifest", help="manifest whose file names start at --media")
+    add("--caption_feature", default="", help="of a TFDS dataset; caption or text by default")
     add("--out", required=True, help="folder of the dataset")
     add("--tokenizers", default=str(_DEMO / "tokenizers"), help="folder with visual/ and audio/")
     add("--size_px", type=int, help="height and width, a multiple of 8; 32 by default")
@@ -76,6 +77,7 @@ def _run(argv: list[str]) -> int:
         **workers,
         media=flags.media,
         manifest=flags.manifest,
+        caption_feature=flags.caption_feature,
         out_dir=flags.out,
         rules=ClipRules(
             height_px=height_px,

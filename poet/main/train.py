@@ -4,9 +4,11 @@ poet train --gin_file gin/runs/demo.gin --gin.MODEL_DIR=out/model --gin.DATA_DIR
 
   --gin_file FILE     a run file; may be repeated, later files win
   --gin.NAME=value    one binding, for example --gin.TRAIN_STEPS=100
+  --on_bad_record=skip  trains without damaged records, and counts them
   --debug             shows the traceback of an error
 """
 
+import dataclasses
 import sys
 
 from poet.main import commands
@@ -19,7 +21,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     files, bindings, rest = commands.split_gin(argv)
-    commands.parser(__doc__, "train").parse_args(rest)
+    parser = commands.parser(__doc__, "train")
+    parser.add_argument("--on_bad_record", choices=("raise", "skip"))
+    flags = parser.parse_args(rest)
     if not files:
         raise commands.UserError(
             "No --gin_file was given; expected a run such as --gin_file gin/runs/demo.gin."
@@ -31,6 +35,8 @@ def _run(argv: list[str]) -> int:
 
     commands.read_gin(files, bindings)
     run = commands.call_configured(lm.LMRun)
+    if flags.on_bad_record:
+        run = dataclasses.replace(run, on_bad_record=flags.on_bad_record)
     commands.check_writable(run.loop.model_dir, may_be_remote=True)
     state = lm.train(run, gin.operative_config_str)
     print(f"Trained {int(state.step):,} steps; checkpoints and metrics: {run.loop.model_dir}")

@@ -9,6 +9,7 @@ from poet.media.errors import MediaError
 from poet.media.write import temporary_sibling
 from poet.typing import UInt8
 
+_UNREADABLE = (OSError, SyntaxError, ValueError)
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
 
@@ -30,7 +31,8 @@ def write_image(path: str | os.PathLike, pixels: UInt8[np.ndarray, "Y X 3"]) -> 
 def read_image(
     path: str | os.PathLike, height_px: int | None = None, width_px: int | None = None
 ) -> UInt8[np.ndarray, "Y X 3"]:
-    """Returns RGB pixels, upright as the EXIF tag says, over white where transparent.
+    """Returns RGB pixels of any kind of image, upright as the EXIF tag says, over white where
+    transparent; a file that is cut off is refused.
 
     With a size, the largest centred part of that shape is cut out and resized with antialiasing,
     as `read_video` does it.
@@ -46,8 +48,11 @@ def read_image(
         raise MediaError(f"There is no file {path}; check the name.")
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGBA")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # 16 bits a level, which Pillow would cut off at 255
+                image = Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
+            image = image.convert("RGBA")
+    except (*_UNREADABLE, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise MediaError(
             f"{path} is not a readable image ({type(error).__name__}); give a PNG or JPEG file."
         ) from error
@@ -64,7 +69,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
             width_px, height_px = file.size
             # Orientations 5 to 8 lie on their side.
             is_turned = file.getexif().get(0x0112, 1) >= 5
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (*_UNREADABLE, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise MediaError(
             f"{path} is not a readable image ({type(error).__name__}); give a PNG or JPEG file."
         ) from error

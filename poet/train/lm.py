@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 
 import poet
@@ -57,6 +58,9 @@ class LMRun:
       curriculum: Schedule over image and video tasks.
       text_dropout: Share of the examples that lose their text, for guidance.
       train_split: The split trained on.
+      on_bad_record: "raise", or "skip" to train without damaged records, which are counted.
+      on_unserved_task: "raise" where the dataset lacks what a task of the mixture needs, or
+        "leave_out" to train the others.
     """
 
     data_dir: epath.PathLike
@@ -75,6 +79,8 @@ class LMRun:
     curriculum: Curriculum | None = None
     text_dropout: float = 0.1
     train_split: str = "train"
+    on_bad_record: str = "raise"
+    on_unserved_task: str = "raise"
 
     def __post_init__(self):
         object.__setattr__(self, "task_modules", tuple(self.task_modules))
@@ -124,7 +130,10 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
         text = operative_config() if operative_config else ""
         return facts | {"data_positions": batches.positions(step), "operative_config": text}
 
-    return loop.run(program, run.loop, meta)
+    state = loop.run(program, run.loop, meta)
+    if batches.bad_records:
+        logging.warning("%d damaged records were skipped.", len(batches.bad_records))
+    return state
 
 
 def sizes_of(dataset: Dataset, text_tokenizer: TextTokenizer) -> SequenceSizes:
@@ -286,6 +295,8 @@ def _agd(run: LMRun, mesh: Any) -> AgdConfig:
         process_count=jax.process_count(),
         text_dropout=run.text_dropout,
         curriculum=run.curriculum,
+        on_bad_record=run.on_bad_record,
+        on_unserved_task=run.on_unserved_task,
     )
 
 

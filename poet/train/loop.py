@@ -153,7 +153,7 @@ def run(
         batches = stack.enter_context(
             Prefetch(program.batch_at, program.place, step, config.num_steps)
         )
-        watch = _Watch(program, config, writer, progress, checkpoints)
+        watch = _Watch(program, config, writer, progress, checkpoints, batches)
         steps = {}
         for step, group, batch in batches:
             if group not in steps:
@@ -207,13 +207,13 @@ def _evaluate(program, state, step, writer, progress) -> None:
 class _Watch:
     """Reads measures a few steps late: rows for the writer, and the alarm for a bad loss."""
 
-    def __init__(self, program, config, writer, progress, checkpoints):
-        self._program, self._config, self._writer = program, config, writer
+    def __init__(self, program, config, writer, progress, checkpoints, batches):
+        self._program, self._config, self._writer, self._batches = program, config, writer, batches
         self._progress, self._checkpoints = progress, checkpoints
         self._said = set()
         self._waiting = collections.deque()
         self._window = collections.defaultdict(list)
-        self._window_start = (time.monotonic(), None)
+        self._window_start = (time.monotonic(), None, 0.0)
 
     def add(self, step: int, group: str, measures: dict[str, Any]) -> None:
         self._waiting.append((step, group, measures))
@@ -262,8 +262,10 @@ class _Watch:
                 row[name] = sum(known) / len(known)
         now, before = time.monotonic(), self._window_start
         if before[1] is not None:
-            row["steps_per_second"] = (step - before[1]) / max(1e-9, now - before[0])
-        self._window_start = (now, step)
+            seconds = max(1e-9, now - before[0])
+            row["steps_per_second"] = (step - before[1]) / seconds
+            row["data_wait_share"] = (self._batches.waited_s - before[2]) / seconds
+        self._window_start = (now, step, self._batches.waited_s)
         self._window.clear()
         self._writer.write(step, "train", row)
         alarms = self._program.alarms(step, row) if self._program.alarms else {}

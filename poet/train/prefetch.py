@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +14,11 @@ class Prefetch:
 
     Use it in a `with`.
 
-    An exception of the thread is raised where the batch would have come.
+    An exception of the thread is raised where the batch would have come. `waited_s` counts the
+    seconds that the iterating thread stood still for a batch.
     """
+
+    waited_s = 0.0
 
     def __init__(self, batch_at: Callable, place: Callable, start: int, stop: int):
         self._batch_at, self._place = batch_at, place
@@ -33,7 +37,9 @@ class Prefetch:
 
     def __iter__(self) -> Iterator[tuple[int, str, Any]]:
         for _ in self._steps:
+            before = time.monotonic()
             item = self._queue.get()
+            self.waited_s += time.monotonic() - before
             if isinstance(item, BaseException):
                 raise item
             yield item

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -327,3 +328,91 @@ def test_refuses_unfit_config(options, message):
 def test_refuses_an_unfit_curriculum():
     with pytest.raises(ValueError, match="late_image_share must be a share from 0 to 1, got 2"):
         groups.Curriculum(num_steps=1, late_image_share=2)
+
+
+@pytest.fixture
+def damaged(dataset_dir, tmp_path):
+    """The small dataset with a record that is not what was written; (dataset, its position)."""
+    copy = shutil.copytree(dataset_dir, tmp_path / "damaged")
+    path = copy / "index" / "train.crc32.npy"
+    checksums = np.load(path)
+    checksums[5] += 1
+    np.save(path, checksums)
+    return records.open_dataset(copy), 5
+
+
+def test_a_bad_record_stops_the_run_and_is_named(damaged, pretrain, sizes, text_tokenizer):
+    dataset, index = damaged
+    agd = batches.AgdBatches(
+        dataset, pretrain, sizes, text_tokenizer, groups.AgdConfig(batch_tokens=4000)
+    )
+    with pytest.raises(records.CorruptRecordError, match="Record 5 of .*train.*on_bad_record=skip"):
+        for step in range(200):
+            agd.batch_at(step)
+
+
+def test_a_bad_record_is_skipped_counted_and_changes_nothing_else(
+    damaged, dataset, pretrain, sizes, text_tokenizer
+):
+    bad_dataset, index = damaged
+    config = groups.AgdConfig(batch_tokens=4000, on_bad_record="skip")
+    skipping = batches.AgdBatches(bad_dataset, pretrain, sizes, text_tokenizer, config)
+    whole = batches.AgdBatches(dataset, pretrain, sizes, text_tokenizer, config)
+    num_rows = num_equal = 0
+    for step in range(60):
+        (group, one), (same_group, other) = skipping.batch_at(step), whole.batch_at(step)
+        assert group == same_group
+        rows = (one["decoder_input_tokens"] == other["decoder_input_tokens"]).all(axis=1)
+        num_rows, num_equal = num_rows + len(rows), num_equal + rows.sum()
+        _assert_equal(one, skipping.batch_at(step)[1])
+    assert list(skipping.bad_records) == [("train", index)]
+    assert num_rows * 0.9 < num_equal < num_rows
+
+
+def test_a_mixture_that_the_dataset_cannot_serve_is_refused(
+    make_records, metadata, sizes, text_tokenizer, pretrain, tmp_path
+):
+    silent = [
+        record | {"audio": np.zeros((2, 0), np.int32), "has_audio": 0}
+        for record in make_records(0, 20)
+    ]
+    writer.write_dataset(tmp_path / "silent", {"train": silent}, metadata)
+    dataset = records.open_dataset(tmp_path / "silent")
+    config = groups.AgdConfig(batch_tokens=400, on_unserved_task="raise")
+    with pytest.raises(ValueError, match="no record of split 'train' has audio and video. Prepare"):
+        batches.AgdBatches(dataset, pretrain, sizes, text_tokenizer, config)
+    with pytest.raises(
+        ValueError, match="on_bad_record must be one of .'raise', 'skip'., got 'go'"
+    ):
+        groups.AgdConfig(batch_tokens=1, on_bad_record="go")
+
+
+def test_one_epoch_over_changing_hosts_reads_every_record_once(dataset, sizes, text_tokenizer):
+    """1, 2, then 4 hosts, each taking over at a step, with records of mixed capabilities."""
+    registry.load_task_modules(["tasks.paper", "tasks.mixtures"])
+    entry = registry.get("poet_video_to_audio")
+    num_records = len(dataset.having("train", entry.needs))
+    seen = []
+
+    def note(record, task, text_tokenizer):
+        seen.append(record["clip_id"])
+        return objectives.take_parts(record, task, text_tokenizer)
+
+    noting = dataclasses.replace(entry, objective=note)
+    (sized,) = groups.size_task(entry, dataset, sizes)
+    size = 4
+    num_steps = -(-num_records // size)
+    for step in range(num_steps):
+        num_hosts = (1, 2, 4)[3 * step // num_steps]
+        for host in range(num_hosts):
+            config = groups.AgdConfig(
+                batch_tokens=size * sized.plan.length,
+                seed=7,
+                data_parallel_size=4,
+                process_index=host,
+                process_count=num_hosts,
+            )
+            agd = batches.AgdBatches(dataset, [(noting, 1.0)], sizes, text_tokenizer, config)
+            agd.batch_at(step)
+    want = [dataset.read("train", at)["clip_id"] for at in dataset.having("train", entry.needs)]
+    assert len(set(want)) == num_records and sorted(seen[:num_records]) == sorted(want)

@@ -157,3 +157,79 @@ def test_importing_the_modules_imports_no_tensorflow():
         "assert not {'tensorflow', 'seqio'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_seqios_own_checks_accept_a_task(seqio, registered, dataset):
+    """`seqio.test_utils` on examples in file order, with the ids that the records hold."""
+    from seqio import test_utils
+
+    task = seqio.get_mixture_or_task("poet_audio_to_video")
+    found = task.get_dataset(None, "validation", shuffle=False)
+    none = np.zeros((0, 1, 1), np.int32)
+    served = dataset.having("validation", registry.get("poet_audio_to_video").needs)
+    want = []
+    for index in served:
+        record = dataset.read("validation", index)
+        ids = {"visual": record["visual"], "audio": record["audio"]}
+        want.append(ids | {"text_ids": none[:, 0, 0], "masked": none, "structure": none})
+    test_utils.assert_dataset(found, want)
+
+
+def test_seqios_offline_cache_holds_the_same_examples(seqio, registered, tmp_path):
+    pytest.importorskip("apache_beam", exc_type=ImportError)
+    import apache_beam as beam
+    from absl import flags
+    from apache_beam.runners.portability import fn_api_runner
+    from seqio.scripts import cache_tasks_main
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test", f"--output_cache_dir={tmp_path}", "--max_shards=2"])
+    with beam.Pipeline(runner=fn_api_runner.FnApiRunner()) as pipeline:
+        cache_tasks_main.run_pipeline(
+            pipeline, ["poet_inpainting"], str(tmp_path), completed_file_contents="done"
+        )
+    before = seqio.get_global_cache_dirs() if hasattr(seqio, "get_global_cache_dirs") else []
+    seqio.set_global_cache_dirs([str(tmp_path)])
+    try:
+        task = seqio.get_mixture_or_task("poet_inpainting")
+
+        def examples(is_cached):
+            found = task.get_dataset(None, "train", shuffle=False, use_cached=is_cached)
+            return sorted(
+                tuple((name, value.shape, value.tobytes()) for name, value in sorted(row.items()))
+                for row in found.as_numpy_iterator()
+            )
+
+        assert examples(True) == examples(False) and examples(True)
+    finally:
+        seqio.set_global_cache_dirs(before)
+
+
+def test_seqios_evaluator_calls_the_metrics(seqio, dataset_dir, sizes, text_tokenizer, pretrain):
+    seen = []
+
+    def share_right(targets, predictions):
+        seen.append((len(targets), len(predictions)))
+        return {"share_right": float(np.mean(np.stack(targets) == np.stack(predictions)))}
+
+    name = "poet_video_to_audio"
+    seqio_tasks.register_seqio(
+        dataset_dir, text_tokenizer, task_names=[name], metric_fns={name: [share_right]}
+    )
+    plan = sizes.plan(registry.get(name).task)
+    evaluator = seqio.Evaluator(
+        name,
+        feature_converter=converter.feature_converter(plan, task_name=name),
+        eval_split="validation",
+        sequence_length=converter.task_feature_lengths(plan),
+        target_field_name="audio",
+    )
+    rows = [np.asarray(example["audio"]) for example in evaluator.cached_task_datasets[name]]
+
+    def predict(examples, model_feature_lengths=None):
+        del model_feature_lengths
+        return list(enumerate(0 * row if at % 2 else row for at, row in enumerate(rows)))
+
+    metrics, *_ = evaluator.evaluate(compute_metrics=True, predict_fn=predict)
+    found = metrics.result()[name] if hasattr(metrics, "result") else metrics[name]
+    assert seen == [(len(rows), len(rows))] and 0.5 < found["share_right"] < 0.7

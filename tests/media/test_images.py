@@ -44,3 +44,43 @@ def test_refusals(tmp_path):
         read_image(tmp_path / "text.png")
     with pytest.raises(ValueError, match="must both be positive or both be None"):
         read_image(tmp_path / "text.png", 8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "name"),
+    [
+        ("L", 100, "grey.png"),
+        ("L", 100, "grey.jpg"),
+        ("LA", (100, 255), "grey_alpha.png"),
+        ("P", 100, "palette.png"),
+        ("1", 255, "bits.png"),
+        ("CMYK", (155, 155, 155, 0), "print.jpg"),
+        ("I;16", 100 * 257, "deep.png"),
+        ("RGB", (100, 100, 100), "web.webp"),
+    ],
+)
+def test_every_kind_of_image_becomes_rgb(mode, value, name, tmp_path):
+    image = Image.new(mode, (24, 16), value)
+    if mode == "P":
+        image.putpalette([level for grey in range(256) for level in (grey,) * 3])
+    image.save(tmp_path / name)
+    pixels = read_image(tmp_path / name)
+    assert pixels.shape == (16, 24, 3) and pixels.dtype == np.uint8
+    np.testing.assert_allclose(pixels, 255 if mode == "1" else 100, atol=3)
+
+
+@pytest.mark.parametrize("name", ["cut.png", "cut.jpg", "cut.webp"])
+def test_a_file_that_is_cut_off_is_refused(name, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(MediaError, match="is not a readable image"):
+        read_image(tmp_path / name)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path):
+    """A small file that claims 20,000 x 20,000 pixels."""
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(MediaError, match="is not a readable image .DecompressionBombError"):
+        read_image(tmp_path / "bomb.png")

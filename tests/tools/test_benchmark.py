@@ -2,7 +2,11 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from poet.data import writer
+from poet.media.write import write_video
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,3 +38,36 @@ def test_the_tokenizer_is_measured_against_the_device(benchmark, capsys):
 
 def test_the_peak_is_that_of_a_product(benchmark):
     assert 1e8 < benchmark.measure_peak_flops(size=256) < 1e15
+
+
+def test_decoding_is_compared_with_a_bare_loop(benchmark, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        frames = rng.integers(0, 255, (17, 32, 32, 3), dtype=np.uint8)
+        write_video(tmp_path / f"{name}.mp4", frames, 8)
+    (tmp_path / "bad.mp4").write_bytes(b"nothing")
+    argv = ["decode", "--media", str(tmp_path), "--size_px", "16", "--repeats", "1", "--json"]
+    assert benchmark.main(argv) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["files"] == 2 and facts["source_frames"] == 34
+    assert facts["poet_over_bare"] > 0 and facts["poet_in_processes_over_bare"] > 0
+
+
+def test_batches_are_timed_and_their_padding_counted(benchmark, tmp_path, capsys):
+    ids = np.zeros((5, 2, 2), np.int32)
+    record = {"clip_id": "a", "caption": "b", "visual": ids, "num_frames": 17, "has_audio": 0}
+    record["audio"] = np.zeros((2, 0), np.int32)
+    metadata = {
+        "fingerprints": {},
+        "num_codes": {"visual": 8, "audio": [4, 4]},
+        "preprocessing": {
+            **{"num_frames": 17, "height_px": 16, "width_px": 16},
+            **{"frames_per_second": 8.0, "sample_rate_hz": 16_000},
+        },
+    }
+    writer.write_dataset(tmp_path / "ds", {"train": [record]}, metadata)
+    argv = ["data", "--dataset", str(tmp_path / "ds"), "--batch_tokens", "500", "--num_steps", "3"]
+    assert benchmark.main(argv) == 0
+    lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert float(lines["padding_in_groups"]) == 0 < float(lines["padding_to_the_longest"])
+    assert float(lines["tokens_per_second"].replace(",", "")) > 0
