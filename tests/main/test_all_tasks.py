@@ -20,7 +20,7 @@ def out(tmp_path_factory):
     """A folder with clips, tokenizers, a dataset with all conditions and a trained model."""
     folder = tmp_path_factory.mktemp("all")
     for stage in stages.stages(sizes.QUICK, folder):
-        if stage.name in ("render", "visual", "audio"):
+        if stage.name in ("render", "visual_tokenizer", "audio_tokenizer"):
             assert cli.main(list(stage.argv)) == 0, stage.command
     prepare = ["prepare", "--media", folder / "clips", "--tokenizers", folder / "tokenizers"]
     prepare += ["--out", folder / "dataset", "--regions", "all", "--structure", "exact"]
@@ -44,7 +44,7 @@ def test_every_task_listens_to_its_condition(out):
         open_dataset(out / "dataset"),
         [(registry.get(name), share) for name, share in meta["tasks"].items()],
         lm.text_tokenizer_from_meta(meta),
-        split="held_out",
+        split="validation",
     )
     print("\n".join(condition_swap.lines(rows)))
     whole = {row.task: row for row in reversed(rows)}
