@@ -28,11 +28,16 @@ class CorruptRecordError(ValueError):
 
 
 def open_dataset(directory) -> "Dataset":
-    """The prepared dataset in a directory, local or remote.
+    """The prepared dataset in a directory, local or remote; "A,B" is several as one.
 
     Raises ValueError if the directory does not exist, is no prepared dataset, was written by a
     newer Poet, or lacks one of its files.
     """
+    if "," in os.fspath(directory):
+        from poet.data import joined
+
+        names = [name for name in os.fspath(directory).split(",") if name]
+        return joined.join([open_dataset(name) for name in names])
     directory = epath.Path(directory)
     if not directory.exists():
         raise ValueError(
@@ -69,11 +74,11 @@ class Dataset:
     """A prepared dataset; made by `open_dataset`. Reading is safe from several threads.
 
     Attributes:
-      directory: where it lies.
+      directory: where it lies; for several, their names with commas.
       summary: content of its poet.json.
     """
 
-    directory: epath.Path
+    directory: epath.Path | str
     summary: dict
 
     @property

@@ -1,8 +1,9 @@
 """Cuts media files into clips, tokenizes them and writes a dataset of token records.
 
-poet prepare --media out/demo/clips --out out/demo/dataset
+poet prepare --media out/demo/clips --out out/demo/dataset --size_px 32
 poet prepare --media my_videos --manifest my_captions.tsv --out out/mine/dataset
-poet prepare --media out/demo/clips --out out/all/dataset --regions all --structure exact
+poet prepare --media out/demo/clips --out out/all/dataset --size_px 32 --regions all \\
+    --structure exact
 poet prepare --media "s3://bucket/{000..120}.tar" --tokenizers s3://bucket/tokenizers \
     --out s3://bucket/dataset --runner FlinkRunner --beam_options "--flink_master=host:8081"
 
@@ -18,6 +19,8 @@ from pathlib import Path
 from poet.main import commands, loading
 
 _DEMO = Path("out/demo")
+# Height and width: the paper writes portrait as 128 x 224, width first.
+_PAPER_SIZES = {"square": (128, 128), "portrait": (224, 128)}
 _STRUCTURE = "flow and depth for stylization; exact is for clips of `poet render`"
 
 
@@ -34,7 +37,8 @@ def _flags(argv: list[str]):
     add("--caption_feature", default="", help="of a TFDS dataset; caption or text by default")
     add("--out", required=True, help="folder of the dataset")
     add("--tokenizers", default=str(_DEMO / "tokenizers"), help="folder with visual/ and audio/")
-    add("--size_px", type=int, help="height and width, a multiple of 8; 32 by default")
+    add("--size", default="square", choices=("square", "portrait"), help="the paper's: 128 px wide")
+    add("--size_px", type=int, help="height and width, a multiple of 8, instead of --size")
     add("--height_px", type=int, help="height, where it differs from the width")
     add("--width_px", type=int, help="width, where it differs from the height")
     add("--num_frames", type=int, default=17, help="frames a clip, 1 + 4k")
@@ -145,7 +149,9 @@ def _sizes(flags) -> tuple[int, int]:
         raise commands.UserError("--height_px and --width_px go together; give both.")
     if flags.height_px:
         return flags.height_px, flags.width_px
-    return (flags.size_px or 32,) * 2
+    if flags.size_px:
+        return flags.size_px, flags.size_px
+    return _PAPER_SIZES[flags.size]
 
 
 if __name__ == "__main__":

@@ -247,6 +247,40 @@ def test_clips_of_several_sizes_train_in_groups_of_their_own(
         assert batch["decoder_input_tokens"].shape[1] == agd.groups[group].plan.length - 1
 
 
+def test_joined_datasets_are_one(make_records, metadata, sizes, text_tokenizer, pretrain, tmp_path):
+    """Records of the second follow those of the first; its other size trains beside it."""
+    long = list(_resized(make_records(1, 8), (11, 2, 2), 256))
+    for name, splits in (
+        ("a", {"train": make_records(0, 20), "validation": make_records(3, 4)}),
+        ("b", {"train": long}),
+    ):
+        writer.write_dataset(tmp_path / name, splits, metadata)
+    both = records.open_dataset(f"{tmp_path / 'a'},{tmp_path / 'b'}")
+    one, two = (records.open_dataset(tmp_path / name) for name in "ab")
+    assert both.splits == {"train": 28, "validation": 4}
+    assert both.fingerprint not in (one.fingerprint, two.fingerprint)
+    for index in (0, 19, 20, 27):
+        want = one.read("train", index) if index < 20 else two.read("train", index - 20)
+        assert both.read("train", index)["clip_id"] == want["clip_id"]
+    for needs in ({"audio"}, {"caption", "video", "inpainting"}):
+        found = [both.read("train", index)["clip_id"] for index in both.having("train", needs)]
+        parts = [
+            [d.read("train", at)["clip_id"] for at in d.having("train", needs)] for d in (one, two)
+        ]
+        assert found == parts[0] + parts[1] and parts[1]
+    config = groups.AgdConfig(batch_tokens=600)
+    agd = batches.AgdBatches(both, pretrain, sizes, text_tokenizer, config)
+    assert {"poet_unconditional@17x16x16", "poet_unconditional@41x16x16"} <= set(agd.groups)
+    with pytest.raises(ValueError, match="Record 28 is outside split 'train'"):
+        both.read("train", 28)
+    with pytest.raises(ValueError, match="has no split 'test', only"):
+        both.having("test", set())
+    other = {"fingerprints": {"visual": "other"}}
+    writer.write_dataset(tmp_path / "c", {"train": make_records(0, 3)}, other)
+    with pytest.raises(ValueError, match="has fingerprints .*/c has .*same tokenizers"):
+        records.open_dataset(f"{tmp_path / 'a'},{tmp_path / 'c'}")
+
+
 def test_tasks_that_do_not_fit_the_clips_are_left_out(
     make_records, metadata, sizes, text_tokenizer, pretrain, tmp_path
 ):

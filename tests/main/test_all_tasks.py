@@ -24,6 +24,7 @@ def out(tmp_path_factory):
             assert cli.main(list(stage.argv)) == 0, stage.command
     prepare = ["prepare", "--media", folder / "clips", "--tokenizers", folder / "tokenizers"]
     prepare += ["--out", folder / "dataset", "--regions", "all", "--structure", "exact"]
+    prepare += ["--size_px", sizes.QUICK.size_px]
     assert cli.main([str(word) for word in prepare]) == 0
     train = ["train", "--gin_file", "gin/runs/shapes_all.gin"]
     train += [f"--gin.MODEL_DIR={folder / 'model'}", f"--gin.DATA_DIR={folder / 'dataset'}"]
