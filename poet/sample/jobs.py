@@ -115,8 +115,8 @@ def check(engine: Engine, job: Job, asks: Sequence[Ask]) -> None:
             " with at least one row."
         )
     task = engine.task(job.task)
-    for name in job.then:
-        engine.task(name)
+    for name in (job.task, *job.then):
+        _check_inputs(engine.task(name))
     job.sampling.check_task(task)
     job.sampling_of(1)  # refuses an unfit temperature
     names = [ask.name for ask in asks]
@@ -131,6 +131,16 @@ def check(engine: Engine, job: Job, asks: Sequence[Ask]) -> None:
                 f"Task {task.name!r} needs a picture or clip to start from, but request"
                 f" {ask.name!r} names none; give --image or --video."
             )
+
+
+def _check_inputs(task: tasks.Task) -> None:
+    """ValueError for tasks that are given what requests cannot name yet."""
+    strange = [p.field for p in task.inputs if p.field not in ("visual", "text_ids")]
+    if strange:
+        raise ValueError(
+            f"Task {task.name!r} is given {' and '.join(strange)}, which requests cannot name yet:"
+            " they have words, pictures and clips. Choose another task."
+        )
 
 
 def _given(task: tasks.Task) -> bool:

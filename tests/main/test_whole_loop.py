@@ -114,7 +114,7 @@ def test_swapped_files_of_the_renderer_swap_their_ids(out, tmp_path):
         shutil.copy(out / "clips" / "train" / name, clips / "train" / other)
     lines = (out / "clips" / "manifest.tsv").read_text().splitlines()
     (clips / "manifest.tsv").write_text("\n".join(lines[:3]) + "\n")
-    argv = ["prepare", f"--media={clips}", f"--tokenizers={out / 'tokenizers'}"]
+    argv = ["prepare", f"--media={clips}", f"--tokenizers={out / 'tokenizers'}", "--size_px=32"]
     assert cli.main([*argv, f"--out={tmp_path / 'dataset'}"]) == 0
     swapped, whole = (records.open_dataset(path / "dataset") for path in (tmp_path, out))
     for index in (0, 1):

@@ -3,6 +3,7 @@
 import types
 
 import numpy as np
+import pytest
 
 from poet.media import video
 from poet.sample import jobs
@@ -65,3 +66,11 @@ def test_requests_go_in_even_batches_and_are_decoded_together(tmp_path):
     assert [row["ids"]["visual"][0][0][0] for row in rows] == [0, 1, 2, 3, 4]
     assert all(row["has_sound"] and (tmp_path / row["file"]).exists() for row in rows)
     assert video.probe(tmp_path / rows[0]["file"]).sample_rate_hz == 24_000
+
+
+@pytest.mark.parametrize(("name", "given"), [("inpainting", "masked"), ("audio_to_video", "audio")])
+def test_tasks_that_requests_cannot_serve_are_refused(name, given, tmp_path):
+    job = jobs.Job(task=name, then=(), sampling=SamplingRequest(), out=tmp_path, batch_size=1)
+    ask = jobs.Ask(name="a", number=0, prompt="a square", media="a.mp4")
+    with pytest.raises(ValueError, match=f"'{name}' is given {given}, which requests cannot name"):
+        jobs.run(CountingEngine(), job, [ask])
