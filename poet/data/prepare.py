@@ -14,7 +14,7 @@ from pathlib import Path
 
 from etils import epath
 
-from poet.data import beam_runner, prepare_report, units, writer
+from poet.data import beam_runner, card, prepare_report, units, writer
 from poet.data.clips import ClipRules
 from poet.data.conditions import Conditions
 from poet.data.decode_process import DecodeLimits
@@ -143,7 +143,8 @@ def prepare(
         num_units_reused=num_reused,
     )
     if report.num_records:
-        _write_dataset(config, settings, worker, plan, duplicates)
+        summary = _write_dataset(config, settings, worker, plan, duplicates)
+        units.write_text(out_dir / "README.md", card.card(summary, report.files))
     prepare_report.write(out_dir, report, _media_key(plan))
     worker.parts_dir.rmtree()
     _remove_exported(config)
@@ -272,7 +273,7 @@ def _counter(plan: list[units.Unit], progress) -> Callable[[int], None]:
     return on_piece
 
 
-def _write_dataset(config: PrepareConfig, settings: dict, worker, plan, duplicates) -> None:
+def _write_dataset(config: PrepareConfig, settings: dict, worker, plan, duplicates) -> dict:
     splits = {
         split: _records(worker.parts_dir, plan, split, duplicates)
         for split in dict.fromkeys(row.split for row in worker.rows)
@@ -284,7 +285,7 @@ def _write_dataset(config: PrepareConfig, settings: dict, worker, plan, duplicat
         "px_per_token": worker.visual.px_per_token,
         "frames_per_token": worker.visual.frames_per_token,
     }
-    writer.write_dataset(
+    return writer.write_dataset(
         config.out_dir, splits, metadata, file_format=config.file_format, overwrite=True
     )
 

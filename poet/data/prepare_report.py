@@ -59,6 +59,8 @@ def collect(
             "path": str(row.path),
             "clip_id": row.clip_id,
             "split": row.split,
+            "licence": row.licence,
+            "source": row.source,
             **dict.fromkeys(_COUNTS, 0),
             "left_out": {},
             "notes": [],

@@ -24,14 +24,15 @@ class ObjectStore(MemoryFileSystem):
 
 def install(monkeypatch):
     """Makes s3:// the store, empty, for everything that opens paths with etils; returns it."""
-    from etils.epath import backend
+    from etils.epath import backend, gpath
     from fsspec.implementations.local import LocalFileSystem
 
     store = ObjectStore()
     store.store.clear()
     store.pseudo_dirs[:] = [""]
     store.opened.clear()
-    monkeypatch.setenv("EPATH_USE_TF", "false")
+    # As EPATH_USE_TF=false does, which is read once a process.
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
     monkeypatch.setattr(
         type(backend.fsspec_backend),
         "_get_filesystem",

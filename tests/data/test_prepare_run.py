@@ -200,6 +200,13 @@ def test_processes_of_beam_change_no_byte(media, whole, tmp_path, importable):
         prepare(config, MeanColour(), Loudness())
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_runner_that_beam_does_not_know_is_refused(media, tmp_path, importable):
+    config = _config(media, tmp_path / "dataset", runner="Sparkle")
+    with pytest.raises(ValueError, match="Unexpected pipeline runner: Sparkle. Valid values are"):
+        prepare(config, MeanColour(), Loudness())
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_job_server_of_beam_changes_no_byte(media, whole, tmp_path, importable):
@@ -359,8 +366,8 @@ def test_an_out_dir_of_something_else_is_kept(media, tmp_path):
         prepare(_config(media, tmp_path), MeanColour(), Loudness())
     with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
         _config(media, tmp_path, batch_size=0)
-    with pytest.raises(ValueError, match="runner must be one of"):
-        _config(media, tmp_path, runner="flink")
+    with pytest.raises(ValueError, match="of no use to runner='local'; choose a runner"):
+        _config(media, tmp_path, beam_options=("--direct_num_workers=2",))
 
 
 def test_without_an_audio_tokenizer(media, tmp_path):
@@ -449,3 +456,42 @@ def test_a_file_that_hangs_costs_its_row_only(tmp_path, media):
     assert [record["clip_id"] for record in _read(tmp_path / "out", "train")] == ["a", "c"]
     (rejected,) = report.rejected
     assert rejected["clip_id"] == "b" and "gave nothing for 2 s" in rejected["reason"]
+
+
+def test_the_card_says_what_it_is_and_where_it_came_from(tmp_path, media):
+    rows = "file\tcaption\tlicence\tsource\n1.mp4\ta\tCC0\tattic\n2.mp4\tb\tCC0\tcellar\n"
+    (media / "list.tsv").write_text(rows + "broken.mp4\tc\tCC-BY\tattic\n")
+    prepare(_config(media / "list.tsv", tmp_path / "out"), MeanColour(), Loudness())
+    text = (tmp_path / "out" / "README.md").read_text()
+    summary = json.loads((tmp_path / "out" / "poet.json").read_text())
+    assert summary["fingerprint"] in text and "visual tokenizer: mean-colour-1" in text
+    size = summary["splits"]["train"]["num_bytes"]
+    assert f"| train | 2 | 0 | 2 | 2 | 0 | 0 | {size:,} |" in text
+    assert "3 files or rows, 1 of them rejected" in text
+    assert "| CC0 | 2 |" in text and "| attic | 1 |" in text and "CC-BY" not in text
+
+
+def test_long_portrait_clips(tmp_path):
+    """41 frames of 16 x 32 px (width first) and 256 audio frames, with every condition."""
+    folder = tmp_path / "media"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (41, 40, 24, 3), dtype=np.uint8)
+    sound = np.sin(np.arange(82_000) / 9).astype(np.float32)
+    write_video(folder / "a.mp4", frames, 8, sound)
+    heard = []
+
+    class Long(Loudness):
+        def encode(self, wave):
+            heard.append(wave.shape)
+            return np.zeros((len(wave), 2, 256), np.int32)
+
+    rules = dataclasses.replace(_RULES, num_frames=41, height_px=32)
+    conditions = Conditions(regions=("outpaint_dynamic",), estimator=structure.EstimatedStructure())
+    config = _config(folder, tmp_path / "out", rules=rules, conditions=conditions)
+    prepare(config, MeanColour(), Long())
+    (record,) = _read(tmp_path / "out", "train")
+    for field in ("visual", "masked", "structure"):
+        assert record[field].shape == (11, 4, 2), field
+    assert record["audio"].shape == (2, 256) and heard[0][1] == 82_000
+    assert records.open_dataset(tmp_path / "out").grids("train").tolist() == [[11, 4, 2]]
