@@ -11,6 +11,8 @@ import numpy as np
 
 from poet.data.batches import AgdBatches
 
+_PACKED = 4096
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Padding:
@@ -40,20 +42,23 @@ def measure(agd: AgdBatches, num_steps: int = 1000, block: int = 128) -> Padding
       block: multiple that the kernels want; on the device a sequence is filled up to it.
     """
     lengths, filled, capacity, aligned = [], 0, 0, 0
+    num_filled = {name: _num_filled(group.plan) for name, group in agd.groups.items()}
     for step in range(num_steps):
         group = agd.groups[agd.group_at(step)]
         length = group.plan.length
         lengths += [length] * group.batch_size
-        filled += int(_num_filled(group.plan)) * group.batch_size
+        filled += num_filled[group.name] * group.batch_size
         capacity += length * group.batch_size
         aligned += math.ceil(length / block) * block * group.batch_size
     longest = max(lengths)
-    rows = _first_fit(np.random.default_rng(0).permutation(lengths), longest)
+    # Which row has room is looked up among all, so that packing is tried on a sample.
+    sample = np.random.default_rng(0).permutation(lengths)[:_PACKED]
+    rows = _first_fit(sample, longest)
     return Padding(
         groups=1 - filled / capacity,
         alignment=1 - capacity / aligned,
         padded=1 - capacity / (longest * len(lengths)),
-        packed=1 - capacity / (longest * rows),
+        packed=1 - int(sample.sum()) / (longest * rows),
         lengths={name: group.plan.length for name, group in agd.groups.items()},
     )
 

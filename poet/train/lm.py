@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 
 import poet
-from poet.data import registry
+from poet.data import padding, registry
 from poet.data.batches import AgdBatches
 from poet.data.groups import AgdConfig, Curriculum, SequenceSizes
 from poet.data.records import Dataset, open_dataset
@@ -355,4 +355,12 @@ def _describe(dataset: Dataset, batches: AgdBatches, programs: LMPrograms, mesh:
         )
     for name, reason in batches.left_out.items():
         rows.append((name, f"left out, {reason}"))
+    found = padding.measure(batches, num_steps=200)
+    rows.append(
+        (
+            "padding",
+            f"{found.groups:.1%} in groups ({found.alignment:.1%} to blocks of 128); padded to the"
+            f" longest it would be {found.padded:.1%}, packed {found.packed:.1%}",
+        )
+    )
     return tuple(rows)
