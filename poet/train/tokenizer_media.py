@@ -6,6 +6,7 @@ that a restarted run does not decode again.
 Axes: W clips, T frames, Y rows, X columns, S samples.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import logging
 
-from poet.media import manifest, sound
+from poet.media import manifest, sound, sources
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow
 from poet.typing import Float, UInt8
@@ -64,9 +65,9 @@ def media_key(rows: "Sequence[ManifestRow] | tfds_media.TfdsSplit", facts: dict)
     """A name for what reading these rows with these settings gives; changes with the files."""
     listed = [] if isinstance(rows, Sequence) else [repr(rows)]
     for row in rows if isinstance(rows, Sequence) else ():
-        stat = os.stat(row.path) if row.path.exists() else None
-        size = (stat.st_size, stat.st_mtime_ns) if stat else None
-        listed.append([str(row.path), row.start_s, row.end_s, size])
+        part = [dataclasses.astuple(row.part)] if row.part else []
+        size = sources.size_and_time(row.path)
+        listed.append([str(row.path), row.start_s, row.end_s, size, *part])
     text = json.dumps([listed, facts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -122,12 +123,13 @@ def read_sounds(
         )
 
     def read(row: ManifestRow) -> Iterable[np.ndarray]:
-        if not sound.has_sound(row.path):
-            return []
         duration_s = None if row.end_s is None else row.end_s - row.start_s
-        wave = sound.read_sound(
-            row.path, sample_rate_hz, start_s=row.start_s, duration_s=duration_s
-        )
+        with sources.local_file(row.path, row.part) as path:
+            if not sound.has_sound(path):
+                return []
+            wave = sound.read_sound(
+                path, sample_rate_hz, start_s=row.start_s, duration_s=duration_s
+            )
         num_whole = len(wave) // num_samples
         return list(wave[: num_whole * num_samples].reshape(num_whole, num_samples))
 

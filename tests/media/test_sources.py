@@ -103,3 +103,24 @@ def test_refusals(shards, tmp_path):
 def test_local_files_are_not_copied(tmp_path):
     with sources.local_file(tmp_path / "a.mp4") as path:
         assert path == tmp_path / "a.mp4"
+
+
+def test_tokenizer_training_reads_shards_too(tmp_path):
+    """Pictures and sound of a member, as of the file itself."""
+    from poet.train import tokenizer_media
+
+    frames = np.full((17, 16, 16, 3), 90, np.uint8)
+    tone = np.sin(np.arange(34_000) / 9).astype(np.float32)
+    (tmp_path / "files").mkdir()
+    write_video(tmp_path / "files" / "v.mp4", frames, 8, tone)
+    data = (tmp_path / "files" / "v.mp4").read_bytes()
+    _shard(tmp_path / "x.tar", {"v.mp4": data})
+    sizes = {"height_px": 16, "width_px": 16, "num_frames": 17, "frames_per_second": 8.0}
+    found = []
+    for media in ("files", "x.tar"):
+        rows = tokenizer_media.rows_of_split(str(tmp_path / media), "train")
+        sounds = tokenizer_media.read_sounds(rows, num_samples=16_000, sample_rate_hz=16_000)
+        found.append((tokenizer_media.read_frames(rows, **sizes), sounds))
+        assert tokenizer_media.media_key(rows, {}) == tokenizer_media.media_key(rows, {})
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
