@@ -130,6 +130,8 @@ def render(table: Table) -> str:
 
 def _look(name: str) -> tuple[str, Table]:
     path = Path(name)
+    if "," in name:
+        return _dataset(name)
     if "://" not in name and not path.exists():
         raise commands.UserError(
             f"There is nothing at {name}; expected a dataset, a MODEL_DIR, a tokenizer, a media"
