@@ -30,8 +30,9 @@ _STEPS_PER_BLOCK = 4096
 class AgdBatches:
     """The batches of a run, by step.
 
-    Tasks that no record serves, or that do not fit the clips, are left out with a warning. Clips of
-    several sizes give a task a group for each; the task's share is divided by their records.
+    Tasks that no record serves, or that do not fit the clips, are refused, or left out with a
+    warning (`AgdConfig.on_unserved_task`). Clips of several sizes give a task a group for each; the
+    task's share is divided by their records.
 
     Args:
       dataset: from `open_dataset`.
@@ -54,7 +55,7 @@ class AgdBatches:
         text_tokenizer,
         config: AgdConfig,
     ):
-        _check_dataset(dataset, sizes)
+        _check_dataset(dataset, sizes, config.split)
         self._dataset, self._config = dataset, config
         self._text_tokenizer = text_tokenizer
         self.left_out: dict[str, str] = {}
@@ -108,7 +109,7 @@ class AgdBatches:
         if task is None:
             names = [task.name for task in self._tasks]
             raise ValueError(f"Task {task_name!r} is not trained here, expected one of {names}.")
-        num_records = len(task.records[split])
+        num_records = len(task.records_of(split))
         count = min(count, num_records)
         group, batches = self.groups[self._group_of[task_name]], []
         for first in range(0, count, group.batch_size):
@@ -206,7 +207,7 @@ class AgdBatches:
         """Assembles the examples at positions of a task's order; `split` means evaluation."""
         seed = self._config.seed if split is None else 0
         split_name = split or self._config.split
-        records = task.records[split_name]
+        records = task.records_of(split_name)
         at = order.index_at(seed, order_stream(task.name, split_name), positions, len(records))
         value = task.task
         fields = [self._fields(task, split_name, int(number)) for number in at]
@@ -265,18 +266,19 @@ def _stack(task_name, fields: list[dict[str, np.ndarray]]) -> dict[str, np.ndarr
     return stacked
 
 
-def _check_dataset(dataset: Dataset, sizes: SequenceSizes):
-    """ValueError unless the dataset has clips or images of the plan's size, and its levels."""
+def _check_dataset(dataset: Dataset, sizes: SequenceSizes, split: str):
+    """ValueError unless the split has clips or images of the plan's size, and its levels."""
     grid = sizes.clip.grid
     fits = {"x".join(map(str, grid)), "x".join(map(str, (1, *grid[1:])))}
-    for split, facts in dataset.summary["splits"].items():
-        if not fits & set(facts["visual_shapes"]):
-            raise ValueError(
-                f"Split {split!r} of {dataset.directory} holds visual ids of shape"
-                f" {', '.join(facts['visual_shapes'])}, the model's clips have"
-                f" {' or '.join(sorted(fits))} (frames x rows x columns). Prepare the clips at the"
-                " model's size, or choose the model's clip size to fit."
-            )
+    dataset.having(split, ())  # refuses a split that there is not
+    shapes = dataset.summary["splits"][split]["visual_shapes"]
+    if not fits & set(shapes):
+        raise ValueError(
+            f"Split {split!r} of {dataset.directory} holds visual ids of shape"
+            f" {', '.join(shapes)}, the model's clips have {' or '.join(sorted(fits))} (frames x"
+            " rows x columns). Prepare the clips at the model's size, or choose the model's clip"
+            " size to fit."
+        )
     has_sound = any(facts["num_with_audio"] for facts in dataset.summary["splits"].values())
     num_levels = dataset.summary["audio_levels"]
     if sizes.sound is not None and has_sound and num_levels != sizes.sound.num_levels:

@@ -71,6 +71,8 @@ def run_units(
         made = fn_api_runner.FnApiRunner()
     else:
         flags, made = [f"--runner={runner}", *flags], None
+    for unit in plan:  # what an earlier run left
+        _failure(worker.parts_dir, unit).unlink(missing_ok=True)
     jobs = [_job(worker, unit, tokenizers_dir) for unit in plan]
     with beam.Pipeline(runner=made, options=PipelineOptions(flags)) as pipeline:
         _ = pipeline | beam.Create(jobs) | beam.Reshuffle() | beam.Map(_run_elsewhere)
@@ -145,6 +147,4 @@ def _raise_failures(parts_dir: epath.Path, plan: list[units.Unit]) -> None:
     for unit in plan:
         path = _failure(parts_dir, unit)
         if path.exists():
-            text = path.read_text()
-            path.unlink()
-            raise MediaError(text)
+            raise MediaError(path.read_text())

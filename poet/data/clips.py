@@ -160,7 +160,15 @@ def _cut_local(row: ManifestRow, rules: ClipRules, first: int, limit: int | None
 
 def _cut_array(row: ManifestRow, rules: ClipRules, first: int, limit: int | None) -> Iterator[Clip]:
     """Clips of a file of frames [T, Y, X, 3] without times and sound: one frame for one frame."""
-    pixels = np.load(row.path, mmap_mode="r")
+    try:
+        pixels = np.load(row.path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise MediaError(f"{row.path} is no NumPy file of frames ({error}).") from error
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3 or not pixels.size:
+        raise MediaError(
+            f"{row.path} must hold uint8 frames [T, Y, X, 3], got {pixels.dtype}"
+            f" {list(pixels.shape)}; leave it out."
+        )
     _check_size(row, rules, *pixels.shape[1:3])
     frames = (images.fit_pixels(frame, rules.height_px, rules.width_px) for frame in pixels)
     last = None if limit is None else first + limit

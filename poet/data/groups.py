@@ -69,6 +69,15 @@ class SizedTask:
         """What is given and asked for."""
         return self.entry.task
 
+    def records_of(self, split: str) -> np.ndarray:
+        """Positions of the records of a split; ValueError if there is no such split."""
+        if split not in self.records:
+            raise ValueError(
+                f"There is no split {split!r}, only {sorted(self.records)}. Choose one of them, or"
+                " prepare the split."
+            )
+        return self.records[split]
+
     @functools.cached_property
     def plan(self) -> SequencePlan:
         """Of the task at the size."""

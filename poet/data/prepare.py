@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from poet.data.clips import ClipRules
 from poet.data.conditions import Conditions
 from poet.data.decode_process import DecodeLimits
 from poet.data.filters import Duplicates
+from poet.media import sources
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow, read_manifest
 from poet.tokens.clip import ClipShape
@@ -172,6 +174,9 @@ def _rows(config: PrepareConfig) -> list[ManifestRow]:
 
 def _media_dir(config: PrepareConfig) -> Path:
     """Where the pictures of a TFDS dataset lie while they are tokenized."""
+    if sources.is_remote(config.out_dir):
+        name = hashlib.sha256(str(config.out_dir).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir(), f"poet-{name}.media")
     out_dir = Path(config.out_dir)
     return out_dir.parent / f".{out_dir.name}.media"
 

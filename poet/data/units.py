@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
+from absl import logging
 from etils import epath
 
 from poet.data.clips import Clip, ClipRules, cut_clips
@@ -101,9 +102,10 @@ def _size(row: ManifestRow) -> int:
 def _probed(row: ManifestRow, rules: ClipRules, pool: DecodePool) -> tuple[int, bool]:
     """(number of clips, whether a later one can be reached without decoding those before it)."""
     try:
-        return next(pool.items(_probe, row, rules))
-    except MediaError:
-        return 0, False
+        (found,) = pool.items(_probe, row, rules)
+    except Exception:
+        return 0, False  # cutting it will say what is wrong with it
+    return found
 
 
 def _probe(row: ManifestRow, rules: ClipRules):
@@ -189,8 +191,13 @@ class UnitWorker:
         return pool.items(cut_clips, *arguments)
 
     def _note_failure(self, outcome: dict, error: Exception) -> None:
-        if self.strict or not isinstance(error, MediaError):
+        if self.strict:
             raise error
+        if not isinstance(error, MediaError):
+            # A decoder stumbled in a way of its own: that costs the row too, but is told loudly.
+            path = self.rows[outcome["row"]].path
+            logging.error("Cutting %s failed unexpectedly: %s", path, error)
+            error = f"unexpected {type(error).__name__}: {str(error).strip().splitlines()[-1:]}"
         outcome["error"] = str(error)
 
 

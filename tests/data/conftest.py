@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tiny_prepare import Loudness, MeanColour, config_of, write_clip
 
 from poet.data import masking
 
@@ -102,3 +103,28 @@ def pretrain():
 
     registry.load_task_modules(["tasks.paper", "tasks.mixtures"])
     return registry.resolve("poet_pretrain")
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory):
+    """Eight files: clips in two splits, one long, one short, one broken, one missing."""
+    folder = tmp_path_factory.mktemp("media")
+    lines = ["file\tcaption\tsplit"]
+    for number in range(5):
+        write_clip(folder / f"{number}.mp4", 40 * number + 30)
+        lines.append(f"{number}.mp4\tlevel {number}\t{'held_out' if number == 3 else ''}")
+    write_clip(folder / "long.mp4", 100, num_frames=60)
+    write_clip(folder / "short.mp4", 200, num_frames=5)
+    (folder / "broken.mp4").write_bytes(b"nothing" * 100)
+    lines += [f"{name}.mp4\tword\t" for name in ("broken", "long", "short", "absent")]
+    (folder / "manifest.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole(media, tmp_path_factory):
+    """(out_dir, report, visual tokenizer) of an undisturbed run."""
+    out_dir, visual = tmp_path_factory.mktemp("whole") / "dataset", MeanColour()
+    from poet.data.prepare import prepare
+
+    return out_dir, prepare(config_of(media, out_dir), visual, Loudness()), visual

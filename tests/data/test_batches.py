@@ -325,6 +325,10 @@ def test_eval_batches_hold_each_example_once(make, dataset):
         for one, other in zip(found, other_seed, strict=True):
             _assert_equal(one[1], other[1])
     assert agd.eval_batches(NAMES[0], "validation", 0) == []
+    with pytest.raises(ValueError, match="no split 'test', only .'train', 'validation'"):
+        agd.eval_batches(NAMES[0], "test", 1)
+    with pytest.raises(ValueError, match="has no split 'test', only"):
+        make(split="test")
     with pytest.raises(ValueError, match="Task 'sing' is not trained here"):
         agd.eval_batches("sing", "validation", 1)
 

@@ -1,7 +1,6 @@
 """Files to dataset: faithful to the files, restartable, equal however it is run."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -14,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from tiny_prepare import RULES, Loudness, MeanColour, config_of, contents, read, write_clip
 
 from poet.data import prepare as prepare_module
 from poet.data import records, structure, units
@@ -21,103 +21,15 @@ from poet.data.clips import ClipRules
 from poet.data.conditions import Conditions
 from poet.data.decode_process import DecodeLimits
 from poet.data.filters import ClipFilters
-from poet.data.prepare import NothingUsableError, PrepareConfig, prepare
+from poet.data.prepare import NothingUsableError, prepare
 from poet.media.errors import MediaError
 from poet.media.manifest import ManifestRow
 from poet.media.write import write_video
 
-_RULES = ClipRules(height_px=16, width_px=16)
-
-
-class MeanColour:
-    """A visual tokenizer: a token is the mean level of its pixels."""
-
-    num_codes = 256
-    px_per_token, frames_per_token = 8, 4
-    fingerprint = "mean-colour-1"
-
-    def __init__(self):
-        self.batch_shapes = []
-
-    def encode(self, video):
-        self.batch_shapes.append(video.shape)
-        assert video.dtype == np.float32 and 0 <= video.min() <= video.max() <= 1
-        rows, columns = video.shape[2] // 8, video.shape[3] // 8
-        # The first frame alone, then groups of four.
-        frames = np.concatenate([np.repeat(video[:, :1], 3, 1), video], 1)
-        cells = frames.reshape(len(video), -1, 4, rows, 8, columns, 8, 3)
-        return np.round(cells.mean((2, 4, 6, 7)) * 255).astype(np.int32)
-
-
-class Loudness:
-    """An audio tokenizer: two levels of a frame's loudness."""
-
-    num_levels = 2
-    codebook_size = 256
-    samples_per_frame = 320
-    fingerprint = "loudness-1"
-
-    def encode(self, wave):
-        assert wave.shape[1] == 34_000 and np.abs(wave).max() <= 1
-        loud = np.abs(wave[:, : 106 * 320].reshape(len(wave), 106, 320)).mean(2)
-        return np.stack([loud * 255, loud * 2550 % 256], 1).astype(np.int32)
-
-
-def _write_clip(path, level, num_frames=17, pitch_hz=440, **kwargs):
-    """A file whose picture and sound both tell `level`."""
-    frames = np.full((num_frames, 16, 16, 3), level, np.uint8)
-    frames[:, :8] //= 2
-    times = np.arange(num_frames * 2_000) / 16_000
-    sound = (level / 300 * np.sin(2 * np.pi * pitch_hz * times)).astype(np.float32)
-    write_video(path, frames, 8, sound, **kwargs)
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory):
-    """Eight files: clips in two splits, one long, one short, one broken, one missing."""
-    folder = tmp_path_factory.mktemp("media")
-    lines = ["file\tcaption\tsplit"]
-    for number in range(5):
-        _write_clip(folder / f"{number}.mp4", 40 * number + 30)
-        lines.append(f"{number}.mp4\tlevel {number}\t{'held_out' if number == 3 else ''}")
-    _write_clip(folder / "long.mp4", 100, num_frames=60)
-    _write_clip(folder / "short.mp4", 200, num_frames=5)
-    (folder / "broken.mp4").write_bytes(b"nothing" * 100)
-    lines += [f"{name}.mp4\tword\t" for name in ("broken", "long", "short", "absent")]
-    (folder / "manifest.tsv").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def _config(media, out_dir, **changes):
-    return PrepareConfig(
-        **({"media": media, "out_dir": out_dir, "rules": _RULES, "batch_size": 4} | changes)
-    )
-
-
-def _contents(folder):
-    """File name -> digest of everything below a folder."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(pathlib.Path(folder).rglob("*"))
-        if path.is_file() and path.name != "prepare.json"
-    }
-
-
-def _read(out_dir, split):
-    dataset = records.open_dataset(out_dir)
-    return [dataset.read(split, index) for index in range(dataset.splits[split])]
-
-
-@pytest.fixture(scope="module")
-def whole(media, tmp_path_factory):
-    """(out_dir, report, visual tokenizer) of an undisturbed run."""
-    out_dir, visual = tmp_path_factory.mktemp("whole") / "dataset", MeanColour()
-    return out_dir, prepare(_config(media, out_dir), visual, Loudness()), visual
-
 
 def test_records_tell_their_files(whole):
     out_dir, _, _ = whole
-    train, held_out = _read(out_dir, "train"), _read(out_dir, "held_out")
+    train, held_out = read(out_dir, "train"), read(out_dir, "held_out")
     assert [record["clip_id"] for record in train] == [
         *("0", "1", "2", "4", "long", "long@2.125s", "long@4.250s", "short")
     ]
@@ -162,72 +74,8 @@ def test_metadata_names_the_tokenizers(whole):
     "changes", [{"num_workers": 0}, {"clips_per_unit": 2, "num_workers": 3}, {"clips_per_unit": 1}]
 )
 def test_the_way_of_running_changes_no_byte(media, whole, tmp_path, changes):
-    prepare(_config(media, tmp_path / "dataset", **changes), MeanColour(), Loudness())
-    assert _contents(tmp_path / "dataset") == _contents(whole[0])
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_beam_changes_no_byte(media, whole, tmp_path):
-    pytest.importorskip("apache_beam", exc_type=ImportError)
-    seen = []
-    config = _config(media, tmp_path / "dataset", runner="beam", clips_per_unit=3)
-    prepare(config, MeanColour(), Loudness(), lambda *done: seen.append(done))
-    assert _contents(tmp_path / "dataset") == _contents(whole[0])
-    assert seen[-1] == (9, 9)
-    with pytest.raises(MediaError, match="broken.mp4 cannot be decoded"):
-        prepare(
-            _config(media, tmp_path / "strict", runner="beam", strict=True),
-            MeanColour(),
-            Loudness(),
-        )
-
-
-@pytest.fixture
-def importable(monkeypatch):
-    """Lets Beam's worker processes find the tokenizers of this file."""
-    pytest.importorskip("apache_beam", exc_type=ImportError)
-    here = pathlib.Path(__file__).parent
-    monkeypatch.setenv("PYTHONPATH", f"{here}{os.pathsep}{here.parents[1]}")
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_processes_of_beam_change_no_byte(media, whole, tmp_path, importable):
-    changes = {"runner": "multi_processing", "clips_per_unit": 3, "num_workers": 2}
-    prepare(_config(media, tmp_path / "dataset", **changes), MeanColour(), Loudness())
-    assert _contents(tmp_path / "dataset") == _contents(whole[0])
-    with pytest.raises(MediaError, match="broken.mp4 cannot be decoded"):
-        config = _config(media, tmp_path / "strict", **changes, strict=True)
-        prepare(config, MeanColour(), Loudness())
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_runner_that_beam_does_not_know_is_refused(media, tmp_path, importable):
-    config = _config(media, tmp_path / "dataset", runner="Sparkle")
-    with pytest.raises(ValueError, match="Unexpected pipeline runner: Sparkle. Valid values are"):
-        prepare(config, MeanColour(), Loudness())
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_a_job_server_of_beam_changes_no_byte(media, whole, tmp_path, importable):
-    """The portable protocol, as Flink and Spark speak it, by the server that comes with Beam."""
-    port_file = tmp_path / "port"
-    command = [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main"]
-    server = subprocess.Popen([*command, "--port_file", str(port_file)])
-    try:
-        while not port_file.exists() or not port_file.read_text():
-            assert server.poll() is None
-            time.sleep(0.1)
-        options = (
-            f"--job_endpoint=localhost:{port_file.read_text()}",
-            "--environment_type=beam:env:harness_subprocess_python:v1",
-            f"--environment_config={sys.executable} -m apache_beam.runners.worker.sdk_worker_main",
-        )
-        changes = {"runner": "PortableRunner", "beam_options": options, "clips_per_unit": 3}
-        prepare(_config(media, tmp_path / "dataset", **changes), MeanColour(), Loudness())
-    finally:
-        server.kill()
-    assert _contents(tmp_path / "dataset") == _contents(whole[0])
+    prepare(config_of(media, tmp_path / "dataset", **changes), MeanColour(), Loudness())
+    assert contents(tmp_path / "dataset") == contents(whole[0])
 
 
 def test_swapped_files_swap_their_ids(tmp_path):
@@ -235,31 +83,31 @@ def test_swapped_files_swap_their_ids(tmp_path):
     folder = tmp_path / "media"
     folder.mkdir()
     for name, level in (("a", 60), ("b", 180)):
-        _write_clip(folder / f"{name}.mp4", level)
+        write_clip(folder / f"{name}.mp4", level)
     (folder / "manifest.tsv").write_text("file\tcaption\na.mp4\tdark\nb.mp4\tbright\n")
-    prepare(_config(folder, tmp_path / "one"), MeanColour(), Loudness())
+    prepare(config_of(folder, tmp_path / "one"), MeanColour(), Loudness())
     (folder / "a.mp4").rename(folder / "c.mp4")
     (folder / "b.mp4").rename(folder / "a.mp4")
     (folder / "c.mp4").rename(folder / "b.mp4")
-    prepare(_config(folder, tmp_path / "two"), MeanColour(), Loudness())
-    before, after = _read(tmp_path / "one", "train"), _read(tmp_path / "two", "train")
+    prepare(config_of(folder, tmp_path / "two"), MeanColour(), Loudness())
+    before, after = read(tmp_path / "one", "train"), read(tmp_path / "two", "train")
     assert [record["caption"] for record in after] == ["dark", "bright"]
     for one, other in zip(before, after[::-1], strict=True):
         np.testing.assert_array_equal(one["visual"], other["visual"])
         np.testing.assert_array_equal(one["audio"], other["audio"])
     assert (before[0]["visual"] != after[0]["visual"]).any()
     # A finished dataset notices as well.
-    prepare(_config(folder, tmp_path / "one"), MeanColour(), Loudness())
-    assert _contents(tmp_path / "one") == {
-        **_contents(tmp_path / "two"),
-        "files.jsonl": _contents(tmp_path / "one")["files.jsonl"],
+    prepare(config_of(folder, tmp_path / "one"), MeanColour(), Loudness())
+    assert contents(tmp_path / "one") == {
+        **contents(tmp_path / "two"),
+        "files.jsonl": contents(tmp_path / "one")["files.jsonl"],
     }
 
 
 def test_a_finished_run_does_nothing(media, whole):
     out_dir, report, _ = whole
     before = {path: path.stat().st_mtime_ns for path in out_dir.rglob("*")}
-    again = prepare(_config(media, out_dir), MeanColour(), Loudness())
+    again = prepare(config_of(media, out_dir), MeanColour(), Loudness())
     assert again.files == report.files and again.num_units_reused == again.num_units
     assert {path: path.stat().st_mtime_ns for path in out_dir.rglob("*")} == before
 
@@ -276,7 +124,7 @@ def test_an_error_in_the_middle_loses_one_unit(media, whole, tmp_path, monkeypat
         computed.append(path.name)
         save_part(path, unit_records, outcomes)
 
-    config = _config(media, tmp_path / "dataset", clips_per_unit=2)
+    config = config_of(media, tmp_path / "dataset", clips_per_unit=2)
     monkeypatch.setattr(units, "save_part", failing)
     with pytest.raises(OSError, match="disk full"):
         prepare(config, MeanColour(), Loudness())
@@ -284,7 +132,7 @@ def test_an_error_in_the_middle_loses_one_unit(media, whole, tmp_path, monkeypat
     monkeypatch.setattr(units, "save_part", save_part)
     report = prepare(config, MeanColour(), Loudness())
     assert report.num_units_reused == num_before
-    assert _contents(tmp_path / "dataset") == _contents(whole[0])
+    assert contents(tmp_path / "dataset") == contents(whole[0])
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
 
 
@@ -295,15 +143,16 @@ def test_a_killed_run_continues(media, whole, tmp_path):
         textwrap.dedent(f"""
         import sys, time
         sys.path[:0] = {[str(pathlib.Path(__file__).parent), str(pathlib.Path.cwd())]!r}
-        import test_prepare_run as here
+        import tiny_prepare as here
+        from poet.data.prepare import prepare
 
         class Slow(here.MeanColour):
             def encode(self, video):
                 time.sleep(0.4)
                 return super().encode(video)
 
-        config = here._config({str(media)!r}, {str(tmp_path / "dataset")!r}, clips_per_unit=2)
-        here.prepare(config, Slow(), here.Loudness())
+        config = here.config_of({str(media)!r}, {str(tmp_path / "dataset")!r}, clips_per_unit=2)
+        prepare(config, Slow(), here.Loudness())
         """)
     )
     parts = tmp_path / ".dataset.parts"
@@ -317,10 +166,10 @@ def test_a_killed_run_continues(media, whole, tmp_path):
     script.unlink()
     assert not (tmp_path / "dataset").exists()
     report = prepare(
-        _config(media, tmp_path / "dataset", clips_per_unit=2), MeanColour(), Loudness()
+        config_of(media, tmp_path / "dataset", clips_per_unit=2), MeanColour(), Loudness()
     )
     assert report.num_units_reused >= 2
-    assert _contents(tmp_path / "dataset") == _contents(whole[0])
+    assert contents(tmp_path / "dataset") == contents(whole[0])
 
 
 def test_other_tokenizers_or_rules_are_refused(media, whole, tmp_path, monkeypatch):
@@ -329,14 +178,14 @@ def test_other_tokenizers_or_rules_are_refused(media, whole, tmp_path, monkeypat
     other.fingerprint = "mean-colour-2"
     words = "fingerprints of 'visual' 'mean-colour-1', this run has 'mean-colour-2'"
     with pytest.raises(ValueError, match=words):
-        prepare(_config(media, out_dir), other, Loudness())
+        prepare(config_of(media, out_dir), other, Loudness())
     rules = ClipRules(height_px=16, width_px=24)
     with pytest.raises(ValueError, match="preprocessing of 'width_px' 16, this run has 24"):
-        prepare(_config(media, out_dir, rules=rules), MeanColour(), Loudness())
+        prepare(config_of(media, out_dir, rules=rules), MeanColour(), Loudness())
     with pytest.raises(ValueError, match="file_format 'array_record', this run has 'tfrecord'"):
-        prepare(_config(media, out_dir, file_format="tfrecord"), MeanColour(), Loudness())
+        prepare(config_of(media, out_dir, file_format="tfrecord"), MeanColour(), Loudness())
     # The same holds while the work is unfinished.
-    config = _config(media, tmp_path / "dataset")
+    config = config_of(media, tmp_path / "dataset")
     monkeypatch.setattr(prepare_module.writer, "write_dataset", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare(config, MeanColour(), Loudness())
@@ -346,34 +195,34 @@ def test_other_tokenizers_or_rules_are_refused(media, whole, tmp_path, monkeypat
 
 def test_strict_and_nothing_usable(media, tmp_path):
     with pytest.raises(MediaError, match="broken.mp4 cannot be decoded"):
-        prepare(_config(media, tmp_path / "a", strict=True), MeanColour(), Loudness())
+        prepare(config_of(media, tmp_path / "a", strict=True), MeanColour(), Loudness())
     assert not (tmp_path / "a").exists()
     folder = tmp_path / "bad"
     folder.mkdir()
     (folder / "x.mp4").write_text("no")
     for _ in range(2):
         with pytest.raises(NothingUsableError, match="None of the 1 files") as caught:
-            prepare(_config(folder, tmp_path / "b"), MeanColour(), Loudness())
+            prepare(config_of(folder, tmp_path / "b"), MeanColour(), Loudness())
         assert len(caught.value.report.rejected) == 1
         assert "cannot be decoded" in (tmp_path / "b" / "rejected.jsonl").read_text()
-    _write_clip(folder / "y.mp4", 90)
-    assert prepare(_config(folder, tmp_path / "b"), MeanColour(), Loudness()).num_records == 1
+    write_clip(folder / "y.mp4", 90)
+    assert prepare(config_of(folder, tmp_path / "b"), MeanColour(), Loudness()).num_records == 1
 
 
 def test_an_out_dir_of_something_else_is_kept(media, tmp_path):
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(ValueError, match="holds 'letters.txt' and no dataset.*another --out"):
-        prepare(_config(media, tmp_path), MeanColour(), Loudness())
+        prepare(config_of(media, tmp_path), MeanColour(), Loudness())
     with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
-        _config(media, tmp_path, batch_size=0)
+        config_of(media, tmp_path, batch_size=0)
     with pytest.raises(ValueError, match="of no use to runner='local'; choose a runner"):
-        _config(media, tmp_path, beam_options=("--direct_num_workers=2",))
+        config_of(media, tmp_path, beam_options=("--direct_num_workers=2",))
 
 
 def test_without_an_audio_tokenizer(media, tmp_path):
-    report = prepare(_config(media, tmp_path / "dataset"), MeanColour())
+    report = prepare(config_of(media, tmp_path / "dataset"), MeanColour())
     assert report.num_records == 9
-    assert not any(record["has_audio"] for record in _read(tmp_path / "dataset", "train"))
+    assert not any(record["has_audio"] for record in read(tmp_path / "dataset", "train"))
 
 
 def test_long_files_fill_several_units(media, monkeypatch):
@@ -388,7 +237,7 @@ def test_long_files_fill_several_units(media, monkeypatch):
 
 def test_conditions_are_tokens_of_what_they_show(media, tmp_path):
     """Masked clips black out a box; flow and depth of a clip that stands still are grey."""
-    config = _config(
+    config = config_of(
         media,
         tmp_path / "out",
         conditions=Conditions(
@@ -399,7 +248,7 @@ def test_conditions_are_tokens_of_what_they_show(media, tmp_path):
     dataset = records.open_dataset(tmp_path / "out")
     assert dataset.capability("train", "inpainting").tolist() == list(range(7))
     assert not len(dataset.capability("train", "outpainting"))
-    for record in _read(tmp_path / "out", "train"):
+    for record in read(tmp_path / "out", "train"):
         if record["num_frames"] == 1:
             assert record["region"] == "" and not record["masked"].size
             continue
@@ -428,11 +277,11 @@ def test_filters_leave_clips_out_and_say_so(tmp_path):
     ):
         write_video(folder / f"{name}.mp4", frames, 8, sound)
     rules = dataclasses.replace(
-        _RULES, filters=ClipFilters(names=("black", "frozen", "silent", "duplicate"))
+        RULES, filters=ClipFilters(names=("black", "frozen", "silent", "duplicate"))
     )
-    config = _config(folder, tmp_path / "out", rules=rules, num_workers=2)
+    config = config_of(folder, tmp_path / "out", rules=rules, num_workers=2)
     report = prepare(config, MeanColour(), Loudness())
-    assert [record["clip_id"] for record in _read(tmp_path / "out", "train")] == ["a_good"]
+    assert [record["clip_id"] for record in read(tmp_path / "out", "train")] == ["a_good"]
     reasons = {file["clip_id"]: file["reason"] for file in report.rejected}
     assert reasons == {
         "b_again": "all left out: 1 duplicate",
@@ -451,9 +300,9 @@ def test_a_file_that_hangs_costs_its_row_only(tmp_path, media):
     os.mkfifo(folder / "b.mp4")
     for name in ("a", "c"):
         shutil.copy(media / "1.mp4", folder / f"{name}.mp4")
-    config = _config(folder, tmp_path / "out", num_workers=2, limits=DecodeLimits(clip_s=2.0))
+    config = config_of(folder, tmp_path / "out", num_workers=2, limits=DecodeLimits(clip_s=2.0))
     report = prepare(config, MeanColour(), Loudness())
-    assert [record["clip_id"] for record in _read(tmp_path / "out", "train")] == ["a", "c"]
+    assert [record["clip_id"] for record in read(tmp_path / "out", "train")] == ["a", "c"]
     (rejected,) = report.rejected
     assert rejected["clip_id"] == "b" and "gave nothing for 2 s" in rejected["reason"]
 
@@ -461,7 +310,7 @@ def test_a_file_that_hangs_costs_its_row_only(tmp_path, media):
 def test_the_card_says_what_it_is_and_where_it_came_from(tmp_path, media):
     rows = "file\tcaption\tlicence\tsource\n1.mp4\ta\tCC0\tattic\n2.mp4\tb\tCC0\tcellar\n"
     (media / "list.tsv").write_text(rows + "broken.mp4\tc\tCC-BY\tattic\n")
-    prepare(_config(media / "list.tsv", tmp_path / "out"), MeanColour(), Loudness())
+    prepare(config_of(media / "list.tsv", tmp_path / "out"), MeanColour(), Loudness())
     text = (tmp_path / "out" / "README.md").read_text()
     summary = json.loads((tmp_path / "out" / "poet.json").read_text())
     assert summary["fingerprint"] in text and "visual tokenizer: mean-colour-1" in text
@@ -486,12 +335,38 @@ def test_long_portrait_clips(tmp_path):
             heard.append(wave.shape)
             return np.zeros((len(wave), 2, 256), np.int32)
 
-    rules = dataclasses.replace(_RULES, num_frames=41, height_px=32)
+    rules = dataclasses.replace(RULES, num_frames=41, height_px=32)
     conditions = Conditions(regions=("outpaint_dynamic",), estimator=structure.EstimatedStructure())
-    config = _config(folder, tmp_path / "out", rules=rules, conditions=conditions)
+    config = config_of(folder, tmp_path / "out", rules=rules, conditions=conditions)
     prepare(config, MeanColour(), Long())
-    (record,) = _read(tmp_path / "out", "train")
+    (record,) = read(tmp_path / "out", "train")
     for field in ("visual", "masked", "structure"):
         assert record[field].shape == (11, 4, 2), field
     assert record["audio"].shape == (2, 256) and heard[0][1] == 82_000
     assert records.open_dataset(tmp_path / "out").grids("train").tolist() == [[11, 4, 2]]
+
+
+def test_a_decoder_that_stumbles_costs_its_row(tmp_path, media, monkeypatch):
+    """Errors that nobody foresaw too; with strict they stop the run."""
+    folder = tmp_path / "media"
+    folder.mkdir()
+    shutil.copy(media / "1.mp4", folder / "a.mp4")
+    np.save(folder / "odd.npy", np.zeros((3, 4)))
+    (folder / "worse.npy").write_bytes(b"no numbers")
+    (folder / "list.tsv").write_text("file\nodd.npy\nworse.npy\na.mp4\n")
+    config = config_of(folder / "list.tsv", tmp_path / "out", num_workers=2)
+    report = prepare(config, MeanColour(), Loudness())
+    reasons = {file["clip_id"]: file["reason"] for file in report.rejected}
+    assert "must hold uint8 frames [T, Y, X, 3], got float64 [3, 4]" in reasons["odd"]
+    assert "is no NumPy file of frames" in reasons["worse"] and report.num_records == 1
+
+    def stumble(*arguments):
+        raise OverflowError("too deep")
+
+    monkeypatch.setattr(units, "cut_clips", stumble)
+    config = config_of(folder / "list.tsv", tmp_path / "two", num_workers=0)
+    with pytest.raises(NothingUsableError) as caught:
+        prepare(config, MeanColour(), Loudness())
+    assert "unexpected OverflowError: ['too deep']" in caught.value.report.rejected[0]["reason"]
+    with pytest.raises(OverflowError, match="too deep"):
+        prepare(dataclasses.replace(config, strict=True), MeanColour(), Loudness())

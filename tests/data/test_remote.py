@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import remote
 from etils import epath
-from test_prepare_run import _RULES, Loudness, MeanColour, _write_clip
+from tiny_prepare import RULES, Loudness, MeanColour, write_clip
 
 from poet.data import records, shard_cache, writer
 from poet.data.prepare import PrepareConfig, prepare
@@ -29,7 +29,7 @@ def media(tmp_path):
     folder = tmp_path / "media"
     folder.mkdir()
     for name, level in (("a", 60), ("b", 150)):
-        _write_clip(folder / f"{name}.mp4", level)
+        write_clip(folder / f"{name}.mp4", level)
         (folder / f"{name}.txt").write_text(f"level {level}")
     return folder
 
@@ -40,11 +40,11 @@ def test_from_store_to_store(store, media, tmp_path):
     assert [(row.clip_id, row.caption) for row in rows] == [("a", "level 60"), ("b", "level 150")]
     # The store lives in this process, so that decoding has to as well.
     there = PrepareConfig(
-        media="s3://bucket/in", out_dir="s3://bucket/out/ds", rules=_RULES, num_workers=0
+        media="s3://bucket/in", out_dir="s3://bucket/out/ds", rules=RULES, num_workers=0
     )
     report = prepare(there, MeanColour(), Loudness())
     assert report.num_records == 2 and not report.rejected
-    here = PrepareConfig(media=media, out_dir=tmp_path / "ds", rules=_RULES, num_workers=0)
+    here = PrepareConfig(media=media, out_dir=tmp_path / "ds", rules=RULES, num_workers=0)
     prepare(here, MeanColour(), Loudness())
     one, two = records.open_dataset("s3://bucket/out/ds"), records.open_dataset(tmp_path / "ds")
     assert one.fingerprint == two.fingerprint
@@ -62,7 +62,7 @@ def test_a_missing_object_costs_its_row(store, media):
     _upload(media, "s3://bucket/in")
     epath.Path("s3://bucket/in/list.tsv").write_text("file\na.mp4\nnone.mp4\n")
     config = PrepareConfig(
-        media="s3://bucket/in/list.tsv", out_dir="s3://bucket/ds", rules=_RULES, num_workers=0
+        media="s3://bucket/in/list.tsv", out_dir="s3://bucket/ds", rules=RULES, num_workers=0
     )
     report = prepare(config, MeanColour(), Loudness())
     (rejected,) = report.rejected

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_prepare_run import _RULES, Loudness, MeanColour, _config, _read
+from tiny_prepare import RULES, Loudness, MeanColour, config_of, read
 
 from poet.data import records
 from poet.data.prepare import prepare
@@ -97,7 +97,7 @@ def captioned(tmp_path_factory):
 
 
 def test_prepare_reads_images_with_captions(captioned, tmp_path):
-    config = _config(f"tfds:{captioned}", tmp_path / "out")
+    config = config_of(f"tfds:{captioned}", tmp_path / "out")
     report = prepare(config, MeanColour(), Loudness())
     dataset = records.open_dataset(tmp_path / "out")
     assert dataset.splits == {"test": 1, "train": 3} and not report.rejected
@@ -112,20 +112,20 @@ def test_prepare_reads_images_with_captions(captioned, tmp_path):
 
 
 def test_prepare_takes_another_caption_feature(captioned, tmp_path):
-    config = _config(f"tfds:{captioned}", tmp_path / "out", caption_feature="note")
+    config = config_of(f"tfds:{captioned}", tmp_path / "out", caption_feature="note")
     prepare(config, MeanColour(), Loudness())
-    captions = [_read(tmp_path / "out", "train")[index]["caption"] for index in range(3)]
+    captions = [read(tmp_path / "out", "train")[index]["caption"] for index in range(3)]
     assert sorted(captions) == ["note 0", "note 1", "note 2"]
     with pytest.raises(ValueError, match="no text feature 'title', only .'caption', 'note'"):
         prepare(
-            _config(f"tfds:{captioned}", tmp_path / "two", caption_feature="title"),
+            config_of(f"tfds:{captioned}", tmp_path / "two", caption_feature="title"),
             MeanColour(),
             Loudness(),
         )
 
 
 def test_prepare_reads_clips(folder, tmp_path):
-    rules = dataclasses.replace(_RULES, num_frames=5)
-    prepare(_config(f"tfds:{folder}", tmp_path / "out", rules=rules), MeanColour(), Loudness())
-    for record in _read(tmp_path / "out", "train"):
+    rules = dataclasses.replace(RULES, num_frames=5)
+    prepare(config_of(f"tfds:{folder}", tmp_path / "out", rules=rules), MeanColour(), Loudness())
+    for record in read(tmp_path / "out", "train"):
         assert record["visual"].shape == (2, 2, 2) and len(np.unique(record["visual"])) == 1

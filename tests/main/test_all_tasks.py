@@ -35,8 +35,8 @@ def out(tmp_path_factory):
     prepare = ["--media", folder / "clips", "--tokenizers", folder / "tokenizers"]
     prepare += ["--out", folder / "dataset", "--regions", "all", "--structure", "exact"]
     run("prepare", *prepare, "--size_px", sizes.QUICK.size_px)
-    # Sound says little of a clip (its colour, when it hits a wall), so that this takes longest: with
-    # this weight two steps of three.
+    # Sound says little of a clip (its colour, when it hits a wall), so that this takes longest:
+    # with this weight two steps of three.
     weights = "--gin.lm.LMRun.task_weights={'poet_audio_to_video': 2.0}"
     model = f"--gin.MODEL_DIR={folder / 'model'}"
     files = ["--gin_file", "gin/runs/shapes_all.gin", f"--gin.DATA_DIR={folder / 'dataset'}"]
