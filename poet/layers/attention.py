@@ -74,25 +74,6 @@ def prefix_attention(
     return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=1)
 
 
-def cached_attention(
-    q: Float[Array, "B N H"],
-    keys: Float[Array, "B K M H"],
-    values: Float[Array, "B K M H"],
-    position: Any,
-) -> Float[Array, "B N H"]:
-    """One query row a sequence, at ``position``, over a cache that may have room beyond it.
-
-    The cache has its heads first, so that neither product has to turn it around.
-    """
-    batch, num_heads, head_dim = q.shape
-    q_BKGH = (q * head_dim**-0.5).reshape(batch, keys.shape[1], -1, head_dim)
-    scores = jnp.einsum("BKGH,BKMH->BKGM", q_BKGH, keys, preferred_element_type=jnp.float32)
-    is_written = (jnp.arange(keys.shape[2]) <= position)[None, None, None]
-    weights = jax.nn.softmax(jnp.where(is_written, scores, _MASKED), axis=-1)
-    out_BKGH = jnp.einsum("BKGM,BKMH->BKGH", weights.astype(values.dtype), values)
-    return out_BKGH.reshape(batch, num_heads, head_dim)
-
-
 def _in_blocks(q: Array, k: Array, v: Array, rows_per_block: int, offset: int | None) -> Array:
     """Causal with the first row at position ``offset``, unmasked when that is None."""
     num_rows = q.shape[1]

@@ -1,26 +1,22 @@
-"""One layer of the prefix LM, with a whole-sequence form and two forms for cached decoding.
+"""One layer of the prefix LM, over whole sequences; `poet.sample.layers` has its cached form.
 
-Axes: B batch, L positions, M cached positions, N query heads, K key/value heads, H head width,
-D model width.
+Axes: B batch, L positions, N query heads, K key/value heads, H head width, D model width.
 """
 
 import dataclasses
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from poet.layers.attention import cached_attention, prefix_attention
+from poet.layers.attention import prefix_attention
 from poet.layers.dropout import ChannelDropout
 from poet.layers.linear import Linear
 from poet.layers.mlp import GatedMLP
 from poet.layers.norm import RMSNorm
 from poet.layers.position import rotate
 from poet.typing import Array, Float
-
-Cache = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,32 +87,6 @@ class Block(nn.Module):
         q, k, v = self._project(x, rotation)
         return self._finish(x, prefix_attention(q, k, v, prefix_length))
 
-    def prefill(
-        self, x: Float[Array, "B L D"], rotation: Any
-    ) -> tuple[Float[Array, "B L D"], Cache]:
-        """The prefix alone, with the keys and values [B, K, M, H] that later positions look at."""
-        q, k, v = self._project(x, rotation)
-        cache = {"key": k.swapaxes(1, 2), "value": v.swapaxes(1, 2)}
-        return self._finish(x, prefix_attention(q, k, v, x.shape[1])), cache
-
-    def step(
-        self, x: Float[Array, "B 1 D"], rotation: Any, cache: Cache, position: Any
-    ) -> tuple[Float[Array, "B 1 D"], Cache]:
-        """One position: writes its key and value into the cache, then looks at all up to it.
-
-        Args:
-          x: Residual stream of the position.
-          rotation: Its row of the table, [1, H].
-          cache: {"key", "value"}, each [B, K, M, H] with M > position; meant to be donated.
-          position: May be traced.
-        """
-        q, k, v = self._project(x, rotation)
-        cache = {
-            name: _write(cache[name], row, position) for name, row in (("key", k), ("value", v))
-        }
-        y = cached_attention(q[:, 0], cache["key"], cache["value"], position)[:, None]
-        return self._finish(x, y), cache
-
     def _project(self, x: Array, rotation: Any) -> tuple[Array, Array, Array]:
         y = self.attention_norm(x)
         q = rotate(self.query_norm(self.query(y)), rotation)
@@ -126,9 +96,3 @@ class Block(nn.Module):
     def _finish(self, x: Array, attended: Array) -> Array:
         x = x + self.dropout(self.out(attended)).astype(x.dtype)
         return x + self.dropout(self.mlp(self.mlp_norm(x))).astype(x.dtype)
-
-
-def _write(cache: Array, row: Array, position: Any) -> Array:
-    """The cache [B, K, M, H] with the row [B, 1, K, H] at one position."""
-    row = row.astype(cache.dtype).swapaxes(1, 2)
-    return jax.lax.dynamic_update_slice_in_dim(cache, row, position, axis=2)

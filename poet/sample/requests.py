@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+
+import numpy as np
 
 from poet.tokens.tasks import Task
 
@@ -33,6 +36,8 @@ class SamplingRequest:
             )
         if self.top_k != int(self.top_k) or self.top_k < 0:
             raise ValueError(f"top_k={self.top_k} must be a whole number; 0 sets no limit.")
+        if self.top_k >= 2**31:
+            raise ValueError(f"top_k={self.top_k} is more than any vocabulary; 0 sets no limit.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1; 1 sets no limit.")
         if not (math.isfinite(self.guidance) and self.guidance >= 0):
@@ -54,26 +59,49 @@ class SamplingRequest:
     @property
     def mode(self) -> "SamplingMode":
         """The part of the request that a compiled program depends on."""
-        return SamplingMode(
-            is_greedy=self.temperature == 0,
-            top_k=int(self.top_k),
-            has_top_p=self.top_p < 1,
-            has_guidance=self.guidance != 1,
-        )
+        return SamplingMode.of([self])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingMode:
-    """What is static in a request: requests of one mode share a compiled program.
+    """Which settings a batch of requests uses at all: batches of one mode share a program.
 
     Attributes:
-      is_greedy: The likeliest token, no draws.
-      top_k: As in the request.
-      has_top_p: Whether top_p limits anything.
-      has_guidance: Whether every request runs twice, with and without its text.
+      is_greedy: Every request takes the likeliest token, no draws.
+      has_greedy: Some do.
+      has_top_k: Some limit the number of tokens.
+      has_top_p: Some limit their mass.
+      has_guidance: Every request runs twice, with and without its text, because some are guided.
     """
 
     is_greedy: bool
-    top_k: int
+    has_greedy: bool
+    has_top_k: bool
     has_top_p: bool
     has_guidance: bool
+
+    @classmethod
+    def of(cls, requests: Sequence[SamplingRequest]) -> "SamplingMode":
+        """Of all requests of a batch."""
+        return cls(
+            is_greedy=all(request.temperature == 0 for request in requests),
+            has_greedy=any(request.temperature == 0 for request in requests),
+            has_top_k=any(request.top_k > 0 for request in requests),
+            has_top_p=any(request.top_p < 1 for request in requests),
+            has_guidance=any(request.guidance != 1 for request in requests),
+        )
+
+
+def settings_of(requests: Sequence[SamplingRequest]) -> dict[str, np.ndarray]:
+    """The numbers of a batch of requests, one array [B] each: what a compiled program is given."""
+    types = {
+        "temperature": np.float32,
+        "top_k": np.int32,
+        "top_p": np.float32,
+        "guidance": np.float32,
+        "seed": np.uint32,
+    }
+    return {
+        name: np.array([getattr(request, name) for request in requests], dtype)
+        for name, dtype in types.items()
+    }

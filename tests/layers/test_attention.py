@@ -45,13 +45,6 @@ def test_grouped_queries_are_repeated_keys(key):
     np.testing.assert_allclose(attention.masked_attention(q, k, v), want, atol=1e-5)
 
 
-def test_one_row_over_a_cache_is_the_last_row(key):
-    q, k, v = draw(key, length=6)
-    want = attention.prefix_attention(q, k, v, 2)[:, 3]
-    cache = [x.swapaxes(1, 2) for x in (k, v)]
-    np.testing.assert_allclose(attention.cached_attention(q[:, 3], *cache, 3), want, atol=1e-5)
-
-
 def test_hand_worked():
     """Two equal scores average the values; a masked column is not seen."""
     q = jnp.zeros((1, 2, 1, 1))

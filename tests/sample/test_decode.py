@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import re
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from poet.sample.requests import SamplingRequest
 from poet.tokens import sequence
 from poet.tokens import vocabulary as ids
 from poet.tokens.tasks import Part, Task
+from poet.train import partitioning
 
 AV_CONTINUATION = Task(
     "av_continuation",
@@ -27,8 +29,12 @@ def sampling_params():
     return decode.prepare_for_sampling(tiny_lm.lively_params(), tiny_lm.CONFIG)
 
 
+def generate_with(params, plan, fields, request, **more):
+    return decode.generate(params, tiny_lm.CONFIG, plan, fields, request, **more)
+
+
 def generate(plan, fields, request=GREEDY, **more):
-    return decode.generate(sampling_params(), tiny_lm.CONFIG, plan, fields, request, **more)
+    return generate_with(sampling_params(), plan, fields, request, **more)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -53,14 +59,15 @@ def av_plan():
     return sequence.plan(AV_CONTINUATION, *sizes)
 
 
+@pytest.mark.parametrize("block", [6, 256])
 @pytest.mark.parametrize("name", [*tiny_lm.TASK_NAMES, "av_continuation"])
-def test_cached_logits_are_those_of_training(name, monkeypatch):
-    """Also where a slot is cut into scans with a growing cache, and across forced delimiters."""
-    monkeypatch.setattr(decode, "_STEPS_PER_SCAN", 6)
+def test_cached_logits_are_those_of_training(name, block):
+    """Also where a slot is cut into loops with a growing cache, and across forced delimiters."""
     plan = av_plan() if name == "av_continuation" else tiny_lm.plan_of(name)
     batch = sequence.assemble(plan, tiny_lm.random_fields())
     want = forced_logits(plan, batch)
-    got = decode.cached_logits(sampling_params(), tiny_lm.CONFIG, plan, batch)
+    decoding = decode.Decoding(block=block)
+    got = decode.cached_logits(sampling_params(), tiny_lm.CONFIG, plan, batch, decoding)
     assert len(got) == len(want)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -118,15 +125,121 @@ def test_draws_do_not_depend_on_the_batch():
     assert (other["visual"] != whole).any()
 
 
-def test_only_legal_codes_are_drawn():
-    """Even at a temperature that makes everything alike."""
+@pytest.mark.parametrize("name", [*tiny_lm.TASK_NAMES, "av_continuation"])
+def test_only_legal_codes_are_drawn(name):
+    """Of every task, at a temperature that makes everything alike."""
+    plan = av_plan() if name == "av_continuation" else tiny_lm.plan_of(name)
     request = SamplingRequest(temperature=1e6)
-    codes = generate(av_plan(), tiny_lm.random_fields(batch_size=16), request)
-    assert 0 <= codes["visual"].min() and codes["visual"].max() < 12
-    for level, size in enumerate(tiny_lm.VOCABULARY.audio_levels):
-        drawn = codes["audio"][:, level]
-        assert 0 <= drawn.min() and drawn.max() < size
-        assert set(np.unique(drawn)) == set(range(size)), "every legal code can be drawn"
+    fields = tiny_lm.random_fields(batch_size=64)
+    made = generate(plan, fields, request, request_ids=np.arange(64))
+    sizes = tiny_lm.VOCABULARY.audio_levels
+    drawn = [(codes, 12) for field, codes in made.items() if field == "visual"]
+    drawn += [(made["audio"][:, i], n) for i, n in enumerate(sizes) if "audio" in made]
+    assert drawn
+    for codes, size in drawn:
+        assert set(np.unique(codes)) == set(range(size)), "every legal code, and no other"
+
+
+def test_requests_of_a_batch_may_differ_in_everything():
+    """Prompt, seed, temperature, top-k, top-p, guidance, negative text: as each gets alone."""
+    plan, fields = tiny_lm.plan_of("text_to_video"), tiny_lm.random_fields(batch_size=5)
+    requests = [
+        SamplingRequest(),
+        SamplingRequest(temperature=0.0, seed=1),
+        SamplingRequest(temperature=0.7, guidance=4.0, seed=2),
+        SamplingRequest(top_k=3, top_p=0.8, guidance=2.0),
+        SamplingRequest(guidance=0.0),
+    ]
+    negative = np.zeros_like(fields["text_ids"])
+    negative[3] = fields["text_ids"][0]
+    ids = np.array([3, 1, 4, 1, 5])
+    together = generate(plan, fields, requests, request_ids=ids, negative_text_ids=negative)
+    for row, request in enumerate(requests):
+        alone = generate(
+            plan,
+            {name: codes[row : row + 1] for name, codes in fields.items()},
+            request,
+            request_ids=ids[row : row + 1],
+            negative_text_ids=negative[row : row + 1],
+        )
+        np.testing.assert_array_equal(alone["visual"][0], together["visual"][row])
+
+
+def test_blocks_and_looking_on_change_nothing():
+    """Neither the size of the cache's blocks nor reading frames as they are written."""
+    plan, fields = av_plan(), tiny_lm.random_fields()
+    request, seen = SamplingRequest(seed=8), []
+    want = generate(plan, fields, request)
+
+    def say(progress):
+        seen.append((progress.done, progress.latent_frames, progress.written()["visual"]))
+
+    got = generate(plan, fields, request, decoding=decode.Decoding(block=7), say=say)
+    for field, codes in want.items():
+        np.testing.assert_array_equal(got[field], codes)
+    assert [frames for _, frames, _ in seen if frames] == sorted(f for _, f, _ in seen if f)
+    assert {frames for _, frames, _ in seen} == {0, 1, 2, 3, 4} - {0} | {seen[0][1]}
+    assert seen[-1][0] == 8 + 6, "passes of four frames of two tokens and two levels of three"
+    for _, frames, codes in seen:
+        np.testing.assert_array_equal(codes[:, :frames], want["visual"][:, :frames])
+        assert not codes[:, frames + 1 :].any(), "nothing is written yet"
+
+
+def test_likelihood_is_that_of_the_training_pass():
+    plan, fields = av_plan(), tiny_lm.random_fields()
+    made = generate(plan, fields, SamplingRequest(top_k=4), with_likelihood=True)
+    nats = made.pop("log_likelihood")
+    whole = fields | sequence.join_given(plan, fields, made)
+    batch, total = sequence.assemble(plan, whole), 0.0
+    slots = [slot for slot in plan.slots if slot.is_output]
+    for slot, logits in zip(slots, forced_logits(plan, batch), strict=True):
+        logs = np.asarray(jax.nn.log_softmax(logits))
+        codes = batch["decoder_target_tokens"][:, slot.start - 1 : slot.stop - 1] - slot.ids.start
+        total = total + np.take_along_axis(logs, codes[..., None], axis=-1)[..., 0].sum(axis=1)
+    np.testing.assert_allclose(nats, total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cache_dtype, weight_dtype", [("int8", "model"), ("model", "int8")])
+def test_int8_stays_close(cache_dtype, weight_dtype):
+    """Logits move by far less than they differ from each other, and by more than nothing."""
+    plan = tiny_lm.plan_of("text_to_video")
+    batch = sequence.assemble(plan, tiny_lm.random_fields())
+    params = decode.prepare_for_sampling(tiny_lm.lively_params(), tiny_lm.CONFIG, weight_dtype)
+    decoding = decode.Decoding(cache_dtype=cache_dtype)
+    (got,) = decode.cached_logits(params, tiny_lm.CONFIG, plan, batch, decoding)
+    (want,) = forced_logits(plan, batch)
+    assert 0 < np.abs(got - want).max() < 0.1 * want.std()
+
+
+def test_a_mesh_changes_nothing():
+    """Weights over two devices, rows over two: the same codes."""
+    plan, fields = tiny_lm.plan_of("text_to_video"), tiny_lm.random_fields(batch_size=4)
+    request = SamplingRequest(seed=4, guidance=2.0)
+    want = generate(plan, fields, request)["visual"]
+    mesh = partitioning.make_mesh(partitioning.MeshConfig(replica=2, fsdp=1, tensor=2))
+    boxed = tiny_lm.boxed_params()
+    shardings = partitioning.param_shardings(boxed, mesh)
+    placed = jax.device_put(tiny_lm.lively_params(), shardings)
+    params = decode.prepare_for_sampling(placed, tiny_lm.CONFIG)
+    decoding = decode.Decoding(row_sharding=partitioning.batch_sharding(mesh))
+    got = generate_with(params, plan, fields, request, decoding=decoding)
+    np.testing.assert_array_equal(got["visual"], want)
+    kernel = params["layers"][0]["gate_up"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape)[1] == kernel.shape[1] // 2
+
+
+def test_loops_neither_copy_nor_cut_caches_or_weights():
+    """In the compiled program, whatever is as large as a cache or a matrix is updated in place."""
+    plan = tiny_lm.plan_of("text_to_video")
+    text = decode.compiled_loop(sampling_params(), tiny_lm.CONFIG, plan, batch_size=3)
+    cache = 3 * 2 * 256 * 4  # rows, key/value heads, capacity, head width
+    moved = [
+        (shape, kind)
+        for shape, kind in re.findall(r"= f32\[([\d,]+)\]\S* (copy|slice|dynamic-slice)\(", text)
+        if np.prod([int(n) for n in shape.split(",")]) >= cache
+    ]
+    assert moved == []
+    assert len(re.findall(r"dynamic-update-slice", text)) >= 4, "caches of two layers are updated"
 
 
 @functools.cache
@@ -194,7 +307,7 @@ def refuse(name, fields=None, request=GREEDY, **more):
         (refuse("unconditional"), "is given nothing, so the number of requests is unknown"),
         (refuse("video_to_audio", {}), r"\['visual'\] is missing"),
         (
-            refuse("text_to_video", negative_text_ids=np.zeros((2, 5), int)),
+            refuse("text_to_video", negative_text_ids=np.ones((2, 5), int)),
             "A negative text needs guidance",
         ),
         (refuse("text_to_video", {"text_ids": np.full((2, 5), 99)}), "Code 99 is not in"),

@@ -1,6 +1,6 @@
 import pytest
 
-from poet.sample.requests import SamplingRequest
+from poet.sample.requests import SamplingMode, SamplingRequest, settings_of
 from poet.tokens import tasks
 
 NAN = float("nan")
@@ -13,6 +13,7 @@ NAN = float("nan")
         ({"temperature": -0.5}, "temperature=-0.5 must be a number of 0 or more"),
         ({"temperature": float("inf")}, "temperature=inf must be"),
         ({"top_k": -1}, "top_k=-1 must be a whole number"),
+        ({"top_k": 2**31}, "is more than any vocabulary"),
         ({"top_p": 0.0}, "top_p=0.0 must be above 0 and at most 1"),
         ({"top_p": NAN}, "top_p=nan must be above 0"),
         ({"guidance": NAN}, "guidance=nan must be a number of 0 or more"),
@@ -36,3 +37,14 @@ def test_requests_of_one_mode_share_a_program():
     a = SamplingRequest(temperature=0.7, guidance=3.0, seed=1)
     b = SamplingRequest(temperature=0.9, guidance=6.0, seed=2)
     assert a.mode == b.mode != SamplingRequest().mode
+
+
+def test_the_mode_of_a_batch_is_what_any_request_needs():
+    mode = SamplingMode.of([SamplingRequest(temperature=0.0), SamplingRequest(top_k=3)])
+    assert mode.has_greedy and not mode.is_greedy and mode.has_top_k and not mode.has_top_p
+    assert SamplingMode.of([SamplingRequest(temperature=0.0)]).is_greedy
+
+
+def test_settings_are_one_array_each():
+    settings = settings_of([SamplingRequest(seed=2**32 - 1), SamplingRequest(top_k=7)])
+    assert settings["seed"].tolist() == [2**32 - 1, 0] and settings["top_k"].tolist() == [0, 7]
