@@ -27,8 +27,13 @@ STYLIZATION = ("stylization", "stylization_with_first_frame")
 AUDIO_TO_VIDEO = ("audio_to_video",)
 VIDEO_TO_AUDIO = ("video_to_audio",)
 CONTINUATION = ("audio_video_continuation",)
-# Not among the paper's pretraining tasks: they serve generation of clips with sound.
-WITH_SOUND = ("audio_video_continuation_9", "text_to_video_with_sound")
+# Not among the paper's pretraining tasks: they serve generation of clips with sound, and of long
+# clips whose words change.
+WITH_SOUND = (
+    "audio_video_continuation_9",
+    "text_to_video_with_sound",
+    "future_prediction_with_text",
+)
 
 
 def mix(name: str, families: Sequence[Sequence[str]]) -> registry.MixtureEntry:

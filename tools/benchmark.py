@@ -2,7 +2,8 @@
 
     python tools/benchmark.py tokenizer --gin_file=gin/tokenizers/visual_demo.gin --size_px=32
     python tools/benchmark.py tokenizer --gin_file=gin/tokenizers/visual_paper.gin --batch_size=4
-    python tools/benchmark.py decode --media my_videos          see benchmark_data.py
+    python tools/benchmark.py decode --preset A                 see benchmark_decode.py
+    python tools/benchmark.py media --media my_videos           see benchmark_data.py
     python tools/benchmark.py data --dataset out/demo/dataset   the same
 
 Weights are drawn, not trained: speed does not depend on them. FLOP and bytes are those that XLA
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tools import benchmark_data
+from tools import benchmark_data, benchmark_decode
 
 _FPS = 8.0
 
@@ -29,7 +30,9 @@ _FPS = 8.0
 def main(argv: list[str] | None = None) -> int:
     """Runs a benchmark; prints a table, or JSON with --json."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] in (["decode"], ["data"]):
+    if argv[:1] == ["decode"]:
+        return benchmark_decode.main(argv[1:])
+    if argv[:1] in (["media"], ["data"]):
         return benchmark_data.main(argv)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="what", required=True)

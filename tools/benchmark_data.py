@@ -1,6 +1,6 @@
 """Measures the data path: decoding against a bare PyAV loop, and records to device-ready batches.
 
-    python tools/benchmark.py decode --media my_videos --size_px 128
+    python tools/benchmark.py media --media my_videos --size_px 128
     python tools/benchmark.py data --dataset out/all/dataset
 
 Both sides of a comparison run in turns in one call, so that a busy machine slows both.
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a benchmark and prints one line a fact, or JSON with --json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="what", required=True)
-    decode = commands.add_parser("decode", help="files to clips, against a bare PyAV loop")
+    decode = commands.add_parser("media", help="files to clips, against a bare PyAV loop")
     decode.add_argument("--media", required=True, help="folder of videos, or a manifest")
     decode.add_argument("--size_px", type=int, default=128)
     decode.add_argument(

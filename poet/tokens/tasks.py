@@ -140,6 +140,8 @@ TASKS: dict[str, Task] = {
         _future_prediction("image_to_video_without_text", 1),
         # 3 latent frames = 9 frames, about one second (spec section 9, row 10).
         _future_prediction("future_prediction", 3),
+        # The step of a long clip whose words change (paper, section on long video).
+        _video("future_prediction_with_text", TEXT, Part("visual", "visual", 0, 3), start=3),
         _future_prediction("future_prediction_1", 1),
         _future_prediction("future_prediction_5", 2),
         _future_prediction("future_prediction_13", 4),

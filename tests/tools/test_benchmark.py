@@ -46,7 +46,7 @@ def test_decoding_is_compared_with_a_bare_loop(benchmark, tmp_path, capsys):
         frames = rng.integers(0, 255, (17, 32, 32, 3), dtype=np.uint8)
         write_video(tmp_path / f"{name}.mp4", frames, 8)
     (tmp_path / "bad.mp4").write_bytes(b"nothing")
-    argv = ["decode", "--media", str(tmp_path), "--size_px", "16", "--repeats", "1", "--json"]
+    argv = ["media", "--media", str(tmp_path), "--size_px", "16", "--repeats", "1", "--json"]
     assert benchmark.main(argv) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["files"] == 2 and facts["source_frames"] == 34
