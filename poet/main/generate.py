@@ -1,16 +1,24 @@
-"""Makes files from a trained model: clips from words, pictures or clips, and their sound.
+"""Makes files from a trained model: words, a picture, a sound or a clip go in, a file comes out.
 
+poet generate --task text_to_video --prompt "a red circle moves left slowly" --out out/red.mp4
 poet generate --task text_to_video --then video_to_audio --prompt "a red circle moves left slowly"
-poet generate --task image_to_video --image photo.png --out out/moving
+poet generate --task image_to_video --image photo.png --then stylize --prompt "a blue circle"
+poet generate --task inpaint --video clip.mp4 --mask mask.png
+poet generate --task continue --video clip.mp4 --seconds 10
 poet generate --task future_prediction --requests out/demo/clips/manifest.tsv --split held_out
+
+A --prompt after a --then belongs to that task. With --seconds, "0: ..." and "4: ..." change the
+words as time goes on.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
-from poet.main import commands, loading
+from poet.main import commands, generate_requests, loading
 
 _DEMO = Path("out/demo")
+_ENDINGS = (".mp4", ".webm", ".gif", ".png", ".wav")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,36 +26,68 @@ def main(argv: list[str] | None = None) -> int:
     return commands.run_command(_run, argv)
 
 
+class _Chain(argparse.Action):
+    """--then, --prompt and --mask in the order they were typed: later ones belong to the --then."""
+
+    def __call__(self, parser, namespace, value, option=None):
+        chain = namespace.chain
+        if option == "--then":
+            namespace.chain = [*chain, {"task": value}]
+        elif chain:
+            if self.dest in chain[-1]:
+                parser.error(f"{option} may be given once after each --then")
+            namespace.chain = [*chain[:-1], chain[-1] | {self.dest: value}]
+        elif self.dest == "mask":
+            namespace.mask = value
+        else:
+            namespace.prompt = [*namespace.prompt, value]
+
+
 def _flags(argv: list[str]):
     parser = commands.parser(__doc__, "generate")
+    parser.set_defaults(chain=[])
     add = parser.add_argument
-    add("--task", required=True, help="a task that the checkpoint was trained for")
-    add("--then", action="append", default=[], help="a task to go on with, such as video_to_audio")
+    add("--task", required=True, help="such as text_to_video; a wrong one names those there are")
+    add("--then", action=_Chain, help="a task to go on with, such as video_to_audio")
     add("--checkpoint", default=str(_DEMO / "model"), help="MODEL_DIR of `poet train`")
     add("--tokenizers", default=str(_DEMO / "tokenizers"), help="folder with visual/ and audio/")
-    add("--out", default="out/generated", help="folder for the files")
-    add("--prompt", action="append", default=[], help="text; repeat it for more clips")
+    add("--out", default="out/generated", help="a file (.mp4 .webm .gif .png .wav) or a folder")
+    add("--overwrite", action="store_true", help="replace files that were made from something else")
+    add("--prompt", action=_Chain, default=[], help="words; repeat it for more clips")
+    add("--negative_prompt", default="", help="words to lead away from; needs --guidance")
     add("--image", action="append", default=[], help="picture to start from; may be repeated")
     add("--video", action="append", default=[], help="clip to start from; may be repeated")
-    add("--start_s", type=float, default=0.0, help="where in --video to begin")
-    add("--requests", help="manifest with captions and files, instead of the flags above")
+    add("--audio", action="append", default=[], help="sound to start from; may be repeated")
+    add("--mask", action=_Chain, default="", help="picture, white is hidden; or a region's name")
+    add("--start_s", type=float, help="where in --video and --audio to begin")
+    add("--depth_model", default="", help="folder of a depth model of transformers, for stylize")
+    add("--seconds", type=float, default=0.0, help="make clips so long, second by second")
+    add("--size", choices=("square", "portrait"), help="of the clips, if the checkpoint has both")
+    add("--format", default="mp4", choices=("mp4", "webm", "gif"), help="of clips in a folder")
+    add("--requests", help="manifest or .jsonl of requests, instead of the flags above")
     add("--split", help="rows of --requests to take; all by default")
     add("--limit", type=int, help="at most so many rows of --requests, in file order")
+    add("--shard", default="0/1", help="I/N answers every N-th row of --requests, from I on")
     add("--num_samples", type=int, default=1, help="samples a prompt, picture or clip")
     add("--temperature", type=float, default=1.0, help="0 takes the likeliest token")
     add("--then_temperature", type=float, help="of the tasks of --then; --temperature by default")
     add("--top_k", type=int, default=0, help="keep the k likeliest tokens; 0 keeps all")
     add("--top_p", type=float, default=1.0, help="keep the likeliest tokens of this mass")
     add("--guidance", type=float, default=1.0, help="weight of the text; 1 is plain sampling")
-    add("--batch_size", type=int, default=32, help="requests decoded together")
     add("--seed", type=int, default=0, help="of every draw")
+    add("--batch_size", type=int, default=32, help="requests decoded together")
+    add("--schedule", default="raster", choices=("raster", "diagonal"), help="order of tokens")
+    add("--slope", type=float, default=0.0, help="share of a row before the next one, if diagonal")
+    add("--weights", default="model", choices=("model", "bfloat16", "int8"), help="while decoding")
+    add("--cache", default="model", choices=("model", "bfloat16", "int8"), help="keys and values")
     return parser.parse_args(argv)
 
 
 def _run(argv: list[str]) -> int:
     flags = _flags(argv)
 
-    from poet.sample import jobs
+    from poet.data import structure
+    from poet.sample import asks, decode, jobs, schedule
     from poet.sample.requests import SamplingRequest
     from poet.train.progress import Progress
 
@@ -58,77 +98,77 @@ def _run(argv: list[str]) -> int:
         guidance=flags.guidance,
         seed=flags.seed,
     )
-    asks = _asks(flags)
+    wanted = generate_requests.asks_of(flags, sampling)
     if flags.batch_size < 1:
         raise commands.UserError(f"--batch_size expects 1 or more, got {flags.batch_size}.")
-    commands.check_writable(flags.out)
-    poet = loading.load_engine(flags.checkpoint, flags.tokenizers)
+    folder, file_name = _target(flags, len(wanted))
+    commands.check_writable(folder)
+    decoding = decode.Decoding(
+        cache_dtype=flags.cache, schedule=schedule.Schedule(flags.schedule, flags.slope)
+    )
     job = jobs.Job(
         task=flags.task,
-        then=tuple(flags.then),
+        then=tuple(asks.Link(**link) for link in flags.chain),
         sampling=sampling,
         then_temperature=flags.then_temperature,
-        out=Path(flags.out),
+        out=folder,
+        file_name=file_name,
+        format=flags.format,
+        seconds=flags.seconds,
+        overwrite=flags.overwrite,
+        records_failures=bool(flags.requests),
         batch_size=flags.batch_size,
     )
-    with Progress(f"generate {flags.task}", len(asks), unit="requests") as progress:
-        rows = jobs.run(poet, job, asks, progress.update)
-    print(f"{len(rows)} files in {job.out}, the first {job.out / rows[0]['file']}")
-    return 0
+    engine = loading.load_engine(
+        flags.checkpoint, flags.tokenizers, decoding=decoding, weight_dtype=flags.weights
+    )
+    _check_size(flags.size, engine.clip)
+    estimator = structure.EstimatedStructure(flags.depth_model)
+    if flags.requests and all("start_x" in ask.facts for ask in wanted):
+        estimator = structure.ExactStructure()
+    with Progress(f"generate {flags.task}", len(wanted), unit="requests") as progress:
+        rows = jobs.run(engine, job, wanted, progress.update, estimator)
+    return _report(rows, job, is_batch=bool(flags.requests))
 
 
-def _asks(flags) -> list:
-    """Requests from the flags or the manifest; every sample has a seed of its own."""
-    from poet.sample.jobs import Ask
-
-    if flags.num_samples < 1:
-        raise commands.UserError(f"--num_samples expects 1 or more, got {flags.num_samples}.")
-    rows = _manifest_rows(flags) if flags.requests else _flag_rows(flags)
-    return [
-        Ask(
-            name=name if flags.num_samples == 1 else f"{name}_{sample}",
-            prompt=prompt,
-            media=media,
-            start_s=start_s,
-            number=(sample << 32) + number,
-        )
-        for number, (name, prompt, media, start_s) in enumerate(rows)
-        for sample in range(flags.num_samples)
-    ]
+def _report(rows: list[dict], job, is_batch: bool) -> int:
+    """Says what was made of what; exit code 1 if some rows of a batch failed."""
+    made = [row for row in rows if "error" not in row]
+    failed = [row for row in rows if "error" in row]
+    if not is_batch:
+        for note in dict.fromkeys(note for row in made for note in row["notes"]):
+            print(note)
+    for row in failed[:3]:
+        print(f"error: request {row['name']}: {row['error']}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(rows)} requests failed; their rows say why.", file=sys.stderr)
+    if made:
+        print(f"{len(made)} files in {job.out}, the first {job.out / made[0]['file']}")
+    return 1 if failed else 0
 
 
-def _flag_rows(flags) -> list[tuple[str, str, str, float]]:
-    media = flags.image + flags.video
-    if len(flags.prompt) > 1 and len(media) > 1 and len(flags.prompt) != len(media):
+def _target(flags, num_asks: int) -> tuple[Path, str]:
+    """(folder, file name or "") of --out."""
+    out = Path(flags.out)
+    if out.suffix.lower() not in _ENDINGS:
+        if out.is_file():
+            raise commands.UserError(f"--out {out} is a file; name a folder, or a file that ends in"
+                                     f" {', '.join(_ENDINGS)}.")  # fmt: skip
+        return out, ""
+    if num_asks > 1:
         raise commands.UserError(
-            f"Expected as many --prompt as --image and --video, got {len(flags.prompt)} and"
-            f" {len(media)}; give one for all, or one for each."
+            f"--out {out} names one file, but {num_asks} were asked for; name a folder."
         )
-    count = max(len(flags.prompt), len(media), 1)
-    prompts = flags.prompt * count if len(flags.prompt) == 1 else flags.prompt or [""] * count
-    files = media * count if len(media) == 1 else media or [""] * count
-    return [
-        (f"{number:04d}", prompt, file, flags.start_s)
-        for number, (prompt, file) in enumerate(zip(prompts, files, strict=True))
-    ]
+    return out.parent, out.name
 
 
-def _manifest_rows(flags) -> list[tuple[str, str, str, float]]:
-    from poet.media import manifest
-
-    if flags.limit is not None and flags.limit < 1:
-        raise commands.UserError(f"--limit expects 1 or more, got {flags.limit}.")
-    rows = manifest.read_manifest(flags.requests)
-    kept = [row for row in rows if flags.split in (None, row.split)][: flags.limit]
-    if not kept:
-        splits = sorted({row.split for row in rows if row.split})
+def _check_size(size: str | None, clip) -> None:
+    have = "portrait" if clip.height_px > clip.width_px else "square"
+    if size is not None and size != have:
         raise commands.UserError(
-            f"Expected rows of split {flags.split!r} in {flags.requests}, found none; its splits"
-            f" are {', '.join(splits) or 'not named'}."
+            f"--size {size} was asked for, but this checkpoint makes {have} clips of"
+            f" {clip.width_px} x {clip.height_px} px; choose another --checkpoint."
         )
-    return [
-        (row.clip_id.replace("/", "_"), row.caption, str(row.path), row.start_s) for row in kept
-    ]
 
 
 if __name__ == "__main__":

@@ -7,8 +7,13 @@ from etils import epath
 from poet.main import commands
 
 
-def load_engine(checkpoint_dir: str, tokenizers_dir: str):
+def load_engine(checkpoint_dir: str, tokenizers_dir: str, **how):
     """A `poet.sample.engine.Engine` from MODEL_DIR and a folder with visual/ and audio/.
+
+    Args:
+      checkpoint_dir: What `poet train` wrote.
+      tokenizers_dir: What its dataset was prepared with.
+      **how: ``decoding`` and ``weight_dtype`` of the engine.
 
     Raises:
       UserError: A folder is missing, naming the command that makes it; the tokenizers are not
@@ -51,6 +56,7 @@ def load_engine(checkpoint_dir: str, tokenizers_dir: str):
             "dataset_fingerprint": meta["dataset_fingerprint"],
             "tokenizers": meta["tokenizers"],
         },
+        **how,
     )
 
 

@@ -1,4 +1,4 @@
-"""Writing clips: mp4 video with sound, and WAV sound.
+"""Writing clips: mp4, WebM and GIF, with sound where the format has any, and WAV sound.
 
 Every writer fills a temporary sibling and renames it, so a file under its final name is whole. The
 same input gives the same bytes: one encoder thread, no dates, no version strings in the container.
@@ -33,6 +33,8 @@ _H264_OPTIONS = {
 # cannot hold loud tones: 52 dB or more up to an amplitude of 0.42, 36 dB at 0.44, 28 dB at 0.47.
 _FAST_AAC_MAX_TONE = 0.42
 _AAC_BITS_PER_SECOND = 128_000
+_VP9_OPTIONS = {"crf": "12", "b": "0", "deadline": "good", "cpu-used": "4", "threads": "1"}
+_OPUS_RATE_HZ = 48_000
 _BT709 = 1
 _LIMITED_RANGE = 1
 
@@ -88,6 +90,64 @@ def write_video(
                 _mux_sound(container, audio_stream, sound, sample_rate_hz)
 
 
+def write_clip(
+    path: str | os.PathLike,
+    frames: UInt8[np.ndarray, "T Y X 3"],
+    frames_per_second: float,
+    sound: Float[np.ndarray, "S"] | None = None,
+    sample_rate_hz: int = 16_000,
+    scale: int = 1,
+) -> None:
+    """Writes .mp4 (`write_video`), .webm (VP9, Opus) or .gif (no sound) by the name's ending."""
+    ending = Path(path).suffix.lower()
+    if ending == ".mp4":
+        write_video(path, frames, frames_per_second, sound, sample_rate_hz, scale)
+    elif ending == ".webm":
+        _write_webm(path, frames, frames_per_second, sound, sample_rate_hz, scale)
+    elif ending == ".gif":
+        _write_gif(path, frames, frames_per_second, scale)
+    else:
+        raise ValueError(f"Clips are written as .mp4, .webm or .gif, got {path}; change the name.")
+
+
+def _write_webm(path, frames, frames_per_second, sound, sample_rate_hz, scale) -> None:
+    _check_pixels(path, frames, frames_per_second, scale)
+    if sound is not None:
+        _check_sound(sound, sample_rate_hz)
+    rate = Fraction(frames_per_second).limit_denominator(1001)
+    with temporary_sibling(path) as temporary:
+        options = {"fflags": "+bitexact"}
+        with av.open(str(temporary), "w", format="webm", options=options) as container:
+            stream = container.add_stream("libvpx-vp9", rate=rate, options=dict(_VP9_OPTIONS))
+            _describe_picture(stream, rate, frames.shape, scale)
+            heard = None
+            if sound is not None:
+                heard = container.add_stream("libopus", rate=_OPUS_RATE_HZ)
+                heard.layout = "mono"
+            _mux_video(container, stream, frames, scale)
+            if heard is not None:
+                # Opus knows five rates only; the resampler gives it the largest.
+                _mux_sound(container, heard, sound, sample_rate_hz, _OPUS_RATE_HZ)
+
+
+def _write_gif(path, frames, frames_per_second, scale) -> None:
+    from PIL import Image
+
+    _check_pixels(path, frames, frames_per_second, scale, needs_even=False)
+    pictures = [Image.fromarray(f.repeat(scale, 0).repeat(scale, 1)) for f in frames]
+    # GIF counts hundredths of a second; each frame ends where it should, so that none adds up.
+    ends = np.round(100 * np.arange(len(frames) + 1) / frames_per_second).astype(int)
+    with temporary_sibling(path) as temporary:
+        pictures[0].save(
+            temporary,
+            save_all=True,
+            append_images=pictures[1:],
+            duration=(10 * np.diff(ends)).tolist(),
+            loop=0,
+            optimize=False,
+        )
+
+
 def write_wav(
     path: str | os.PathLike, sound: Float[np.ndarray, "S"], sample_rate_hz: int = 16_000
 ) -> None:
@@ -104,14 +164,19 @@ def write_wav(
 def _check_video(path, frames, frames_per_second: float, scale: int) -> None:
     if Path(path).suffix.lower() != ".mp4":
         raise ValueError(f"write_video writes .mp4 files, got {path}; give a name ending in .mp4.")
+    _check_pixels(path, frames, frames_per_second, scale)
+
+
+def _check_pixels(path, frames, frames_per_second: float, scale: int, needs_even=True) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise ValueError(
-            f"write_video expects uint8 frames [T, Y, X, 3] with at least one frame, got "
+            f"{path}: expected uint8 frames [T, Y, X, 3] with at least one frame, got "
             f"{frames.dtype} {list(frames.shape)}; convert floats in [0, 1] with round(255 * x)."
         )
     if not 0 < frames_per_second <= 1000:
         raise ValueError(f"frames_per_second must be in (0, 1000], got {frames_per_second}.")
-    if scale < 1 or (frames.shape[1] * scale) % 2 or (frames.shape[2] * scale) % 2:
+    is_odd = (frames.shape[1] * scale) % 2 or (frames.shape[2] * scale) % 2
+    if scale < 1 or (needs_even and is_odd):
         raise ValueError(
             f"H.264 4:2:0 needs even sizes, got {frames.shape[1]} x {frames.shape[2]} with "
             f"scale {scale}; use an even scale or crop a row or column."
@@ -132,6 +197,11 @@ def _check_sound(sound, sample_rate_hz: int) -> None:
 
 def _add_h264(container, rate: Fraction, shape: tuple[int, ...], scale: int):
     stream = container.add_stream("libx264", rate=rate, options=dict(_H264_OPTIONS))
+    _describe_picture(stream, rate, shape, scale)
+    return stream
+
+
+def _describe_picture(stream, rate: Fraction, shape: tuple[int, ...], scale: int) -> None:
     stream.height, stream.width = shape[1] * scale, shape[2] * scale
     stream.pix_fmt = "yuv420p"
     stream.codec_context.time_base = 1 / rate
@@ -140,7 +210,6 @@ def _add_h264(container, rate: Fraction, shape: tuple[int, ...], scale: int):
     stream.codec_context.color_primaries = _BT709
     stream.codec_context.color_trc = _BT709
     stream.codec_context.color_range = _LIMITED_RANGE
-    return stream
 
 
 def _add_aac(container, sound, sample_rate_hz: int):
@@ -178,11 +247,16 @@ def _mux_video(container, stream, frames, scale: int) -> None:
     container.mux(stream.encode(None))
 
 
-def _mux_sound(container, stream, sound, sample_rate_hz: int) -> None:
+def _mux_sound(container, stream, sound, sample_rate_hz: int, rate_hz: int = 0) -> None:
     samples = np.clip(sound, -1.0, 1.0).astype(np.float32)
     frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
     frame.sample_rate = sample_rate_hz
     frame.pts = 0
     frame.time_base = Fraction(1, sample_rate_hz)
-    container.mux(stream.encode(frame))
+    frames = [frame]
+    if rate_hz:
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=rate_hz)
+        frames = [*resampler.resample(frame), *resampler.resample(None)]
+    for converted in frames:
+        container.mux(stream.encode(converted))
     container.mux(stream.encode(None))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from poet.models.config import PrefixLMConfig
-from poet.sample import decode
+from poet.sample import decode, names
 from poet.sample.requests import SamplingRequest
 from poet.tokens import sequence
 from poet.tokens.clip import ClipShape, SoundShape
@@ -41,6 +41,8 @@ class Engine:
       tasks: Name -> task it was trained for.
       tokenizers: What its ids mean.
       facts: What to write beside every answer, such as the checkpoint's step; JSON-able.
+      decoding: Caches and order of tokens.
+      weight_dtype: See `poet.sample.weights.prepare_for_sampling`.
     """
 
     def __init__(
@@ -53,29 +55,37 @@ class Engine:
         tasks: Mapping[str, Task],
         tokenizers: Tokenizers,
         facts: Mapping[str, Any],
+        decoding: decode.Decoding | None = None,
+        weight_dtype: str = "model",
     ):
         self.clip, self.facts = clip, dict(facts)
         self._sound, self._tasks, self._tokenizers = sound, dict(tasks), tokenizers
         self._config = config
-        self._params = decode.prepare_for_sampling(params, config)
+        self._decoding = decoding or decode.Decoding()
+        self._params = decode.prepare_for_sampling(params, config, weight_dtype)
 
     @property
     def sample_rate_hz(self) -> int:
         """Of the sound that `decode_sound` gives."""
         return self._tokenizers.audio.sample_rate_hz
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that the model was trained for."""
+        return tuple(self._tasks)
+
     def task(self, name: str) -> Task:
         """The task of that name, if the model was trained for it.
 
         Raises:
-          ValueError: naming the tasks it was trained for.
+          ValueError: naming what it was trained for.
         """
-        if name not in self._tasks:
-            raise ValueError(
-                f"This checkpoint was not trained for {name!r}; it was trained for"
-                f" {', '.join(sorted(self._tasks))}. Choose one of them or another --checkpoint."
-            )
-        return self._tasks[name]
+        return self._tasks[names.resolve(name, self._tasks)]
+
+    @property
+    def sound(self) -> SoundShape | None:
+        """Size of the sound of its clips."""
+        return self._sound
 
     def check_prompt(self, prompt: str) -> None:
         """ValueError for a prompt that is empty or longer than the text slots."""
@@ -86,37 +96,53 @@ class Engine:
         task_name: str,
         given: Mapping[str, Any],
         request_ids: Sequence[int],
-        sampling: SamplingRequest,
+        sampling: SamplingRequest | Sequence[SamplingRequest],
         place: int = 0,
-    ) -> dict[str, Int[np.ndarray, "..."]]:
+        **more: Any,
+    ) -> dict[str, np.ndarray]:
         """Codes of whole clips: what was given joined with what was made.
 
         Args:
           task_name: A task that the model was trained for.
-          given: "visual" codes [B, t, h, w], "audio" codes [B, Q, F], "prompts" B strings; what the
-            task does not read is ignored.
-          request_ids: One a request; its draws depend on its id and the seed alone.
-          sampling: How tokens are chosen, for all of them.
+          given: "visual", "masked" and "structure" codes [B, t, h, w], "audio" codes [B, Q, F],
+            "prompts" and, if any, "negative_prompts", B strings; what the task does not read is
+            ignored.
+          request_ids: One a request; its draws depend on its id and its seed alone.
+          sampling: How tokens are chosen, for all of them or one a request.
           place: Number of the task in a chain, 0 for the first.
+          **more: ``say`` and ``with_likelihood`` of `decode.generate`.
         """
         task = self.task(task_name)
-        plan = sequence.plan(
-            task, self.clip, self._sound, self._config.text_slots, self._config.vocabulary
-        )
+        plan = self.plan(task)
         fields = {name: np.asarray(given[name]) for name in task.fields if name in given}
+        negative = None
         for slot in plan.slots:
             if slot.kind == "text":
                 fields[slot.field] = np.stack([self._text_ids(t) for t in given["prompts"]])
-        seed = (sampling.seed + place * _CHAIN_STRIDE) % 2**32
+                if any(given.get("negative_prompts", ())):
+                    negative = np.stack([self._text_ids(t) for t in given["negative_prompts"]])
+        is_one = isinstance(sampling, SamplingRequest)
+        samplings = [sampling] * len(request_ids) if is_one else sampling
+        shift = place * _CHAIN_STRIDE
         made = decode.generate(
             self._params,
             self._config,
             plan,
             fields,
-            dataclasses.replace(sampling, seed=seed),
+            [dataclasses.replace(one, seed=(one.seed + shift) % 2**32) for one in samplings],
             np.asarray(request_ids, np.int64),
+            negative,
+            decoding=self._decoding,
+            **more,
         )
-        return sequence.join_given(plan, fields, made)
+        likelihood = {k: made.pop(k) for k in ("log_likelihood",) if k in made}
+        return sequence.join_given(plan, fields, made) | likelihood
+
+    def plan(self, task: Task) -> sequence.SequencePlan:
+        """Where everything sits in the sequences of a task."""
+        return sequence.plan(
+            task, self.clip, self._sound, self._config.text_slots, self._config.vocabulary
+        )
 
     def _text_ids(self, text: str) -> Int[np.ndarray, "L"]:
         """Ids of a prompt; an empty one is the row of all pads that training drops texts to."""
@@ -126,6 +152,10 @@ class Engine:
     def encode_video(self, frames: Float[np.ndarray, "B T Y X C"]) -> Int[np.ndarray, "B t y x"]:
         """Visual codes of pixels in [0, 1]."""
         return np.asarray(self._tokenizers.visual.encode(frames))
+
+    def encode_sound(self, samples: Float[np.ndarray, "B S"]) -> Int[np.ndarray, "B Q F"]:
+        """Audio codes of samples in [-1, 1]."""
+        return np.asarray(self._tokenizers.audio.encode(samples))
 
     def decode_video(self, codes: Int[np.ndarray, "B t y x"]) -> UInt8[np.ndarray, "B T Y X C"]:
         """Pixels, 0 to 255."""

@@ -1,84 +1,35 @@
 """Requests in, files out: clips, pictures and sounds beside the ids and settings that made them.
 
-A job writes OUT/NAME.mp4 (or .png) and OUT/NAME.json for every request, both whole or not at all,
-and at the end OUT/samples.jsonl with one row a request in their order. A job that was killed goes
-on where it stopped; the ids do not depend on where that was, because every draw is keyed by the
-seed, the request's number and the position.
+A job writes OUT/NAME.mp4 (.webm, .gif, .png, .wav) and OUT/NAME.json for every request, both whole
+or not at all, and at the end OUT/samples.jsonl with one row a request in their order. A job that
+was killed goes on where it stopped; the ids do not depend on where that was, because every draw is
+keyed by the seed, the request's number and the position.
 
 Media and tokenizers are imported where they are used: the rest of `poet.sample` runs without them.
 """
 
+import collections
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from poet.sample import extend, inputs, names, outputs
+from poet.sample.asks import Ask, Job, Link
 from poet.sample.engine import Engine
-from poet.sample.requests import SamplingRequest
-from poet.tokens import tasks
+from poet.tokens.tasks import Task
 
-# Files smaller than this are enlarged by whole pixels, so that a player shows more than a stamp.
-_SHOWN_PX = 128
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ask:
-    """One request.
-
-    Attributes:
-      name: Stem of the files it makes.
-      prompt: Text, for tasks that read text.
-      media: A picture or clip, for tasks that are given one.
-      start_s: Where in `media` to begin.
-      number: With the job's seed it fixes the draws; differs between requests.
-    """
-
-    name: str
-    prompt: str = ""
-    media: str = ""
-    start_s: float = 0.0
-    number: int = 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to do with all requests of a job.
-
-    Attributes:
-      task: Name of the task.
-      then: Tasks that follow on what was made, such as ("video_to_audio",).
-      sampling: Temperature, top-k, top-p, guidance and seed.
-      then_temperature: Temperature of the tasks that follow; None is that of `sampling`. What is
-        rare and could come at one of several moments, such as a click, is never the likeliest
-        token: a low temperature leaves it out.
-      out: Folder for the files.
-      batch_size: At most so many requests are decoded together; batches are of one size, the last
-        one padded to it.
-    """
-
-    task: str
-    then: tuple[str, ...] = ()
-    sampling: SamplingRequest
-    then_temperature: float | None = None
-    out: Path
-    batch_size: int = 32
-
-    def sampling_of(self, place: int) -> SamplingRequest:
-        """How the task at this place of the chain is sampled, 0 for the first."""
-        if place == 0:
-            return self.sampling
-        temperature = self.then_temperature
-        if temperature is None:
-            temperature = self.sampling.temperature
-        return dataclasses.replace(self.sampling, guidance=1.0, temperature=temperature)
+__all__ = ["Ask", "Job", "Link", "check", "run"]
 
 
 def run(
-    engine: Engine, job: Job, asks: Sequence[Ask], say: Callable[[int], None] = lambda done: None
+    engine: Engine,
+    job: Job,
+    asks: Sequence[Ask],
+    say: Callable[[int], None] = lambda done: None,
+    estimator: Any = None,
 ) -> list[dict[str, Any]]:
     """Answers every request that has no files yet; returns the rows of samples.jsonl.
 
@@ -87,6 +38,7 @@ def run(
       job: What to do.
       asks: Requests; names differ.
       say: Called with the number of requests answered so far.
+      estimator: Of flow and depth, for stylization; OpenCV's flow when None.
 
     Raises:
       ValueError: A request lacks what the task needs, names a file that cannot be read, or the
@@ -94,16 +46,23 @@ def run(
     """
     check(engine, job, asks)
     job.out.mkdir(parents=True, exist_ok=True)
-    # The same number of calls with the fewest rows to fill up: 48 requests are 2 x 24, not 32 + 16.
-    size = -(-len(asks) // -(-len(asks) // job.batch_size))
-    for first in range(0, len(asks), size):
-        batch = list(asks[first : first + size])
-        if not all(_is_answered(engine, job, ask) for ask in batch):
-            _answer(engine, job, batch, size)
-        say(first + len(batch))
-    rows = [json.loads(_row_path(job, ask).read_text()) for ask in asks]
+    done = 0
+    for task_name, group in _groups(engine, job, asks).items():
+        # The same number of calls with the fewest rows to fill up: 48 requests are 2 x 24, not
+        # 32 + 16.
+        size = -(-len(group) // -(-len(group) // job.batch_size))
+        for first in range(0, len(group), size):
+            batch = group[first : first + size]
+            if not all(outputs.is_answered(engine.facts, job, ask) for ask in batch):
+                _Batch(engine, job, task_name, size, estimator).answer(batch)
+            done += len(batch)
+            say(done)
+    rows = [json.loads(outputs.row_path(job, ask).read_text()) for ask in asks]
     shown = [{k: v for k, v in row.items() if k != "ids"} for row in rows]
-    _write_text(job.out / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in shown))
+    table = "samples.jsonl" if not job.file_name else None
+    if table:
+        text = "".join(json.dumps(row) + "\n" for row in shown)
+        outputs.write_text(job.out / table, text)
     return rows
 
 
@@ -114,155 +73,162 @@ def check(engine: Engine, job: Job, asks: Sequence[Ask]) -> None:
             "Expected at least one request, got none; give --prompt, --image, --video or --requests"
             " with at least one row."
         )
-    task = engine.task(job.task)
-    for name in (job.task, *job.then):
-        _check_inputs(engine.task(name))
-    job.sampling.check_task(task)
-    job.sampling_of(1)  # refuses an unfit temperature
-    names = [ask.name for ask in asks]
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
+    counts = collections.Counter(ask.name for ask in asks)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
         raise ValueError(f"Names of requests must differ, but {twice[:3]} come more than once.")
+    for link in job.then:
+        name = names.resolve(link.task, engine.tasks, has_text=bool(link.prompt))
+        _check_prompt(engine, engine.task(name), link.prompt or asks[0].prompt)
     for ask in asks:
-        if task.needs_text or ask.prompt:
-            engine.check_prompt(ask.prompt)
-        if _given(task) and not ask.media:
+        task = _task_of(engine, job, ask)
+        job.sampling_of(ask, 0).check_task(task)
+        if job.then:
+            job.sampling_of(ask, 1)  # refuses an unfit temperature
+        for text in extend.prompts_of(ask.prompt):
+            _check_prompt(engine, task, text)
+        if ask.negative_prompt:
+            _check_negative(engine, job, ask, task)
+        inputs.check(task, ask)
+        outputs.check_free(engine.facts, job, ask)
+    if job.seconds:
+        extend.check(engine, job, _task_of(engine, job, asks[0]))
+
+
+def _check_prompt(engine: Engine, task: Task, text: str) -> None:
+    if task.needs_text or (text and task.has_text):
+        engine.check_prompt(text)
+
+
+def _check_negative(engine: Engine, job: Job, ask: Ask, task: Task) -> None:
+    if not task.has_text or job.sampling_of(ask, 0).guidance == 1:
+        raise ValueError(
+            f"Request {ask.name!r} has a negative prompt, which needs a task with words and"
+            " --guidance above 1, for example 3."
+        )
+    engine.check_prompt(ask.negative_prompt)
+
+
+def _task_of(engine: Engine, job: Job, ask: Ask) -> Task:
+    name = names.resolve(job.task, engine.tasks, bool(ask.prompt), bool(ask.image and ask.video))
+    return engine.task(name)
+
+
+def _groups(engine: Engine, job: Job, asks: Sequence[Ask]) -> dict[str, list[Ask]]:
+    groups: dict[str, list[Ask]] = {}
+    for ask in asks:
+        groups.setdefault(_task_of(engine, job, ask).name, []).append(ask)
+    return groups
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """Answers some requests of one task together."""
+
+    engine: Engine
+    job: Job
+    task_name: str
+    size: int
+    estimator: Any
+
+    def answer(self, asks: list[Ask]) -> None:
+        """Writes the files of all; a request that cannot be read is noted if the job says so."""
+        task = self.engine.task(self.task_name)
+        readable, givens = [], []
+        for ask in asks:
+            try:
+                givens.append(self._read(ask, task))
+                readable.append(ask)
+            except (ValueError, OSError) as error:
+                if not self.job.records_failures:
+                    raise
+                outputs.write_failure(self.engine.facts, self.job, ask, error)
+        if not readable:
+            return
+        missing = self.size - len(readable)
+        padded = readable + readable[-1:] * missing
+        fields: dict[str, Any] = {}
+        if givens[0].frames or givens[0].sound is not None:
+            fields = inputs.encode(self.engine, givens + givens[-1:] * missing)
+        fields = self._made(task.name, padded, fields, 0)
+        for place, link in enumerate(self.job.then, start=1):
+            fields = self._follow(link, padded, fields, place)
+        self._write(readable, padded, givens, fields)
+
+    def _read(self, ask: Ask, task: Task) -> inputs.Given:
+        engine, sound = self.engine, self.engine.sound
+        return inputs.read(
+            ask,
+            task,
+            engine.clip,
+            sound.sample_rate_hz if sound else 0,
+            sound.num_samples if sound else 0,
+            from_end=self.job.task in names.FROM_END,
+            estimator=self.estimator,
+        )
+
+    def _made(
+        self, name: str, asks: list[Ask], fields: Mapping[str, Any], place: int
+    ) -> dict[str, Any]:
+        """The fields with what the task makes of them."""
+        prompt = self.job.then[place - 1].prompt if place else ""
+        texts = {
+            "prompts": [prompt or extend.prompt_at(ask.prompt, 0.0) for ask in asks],
+            "negative_prompts": [ask.negative_prompt for ask in asks] if not place else [],
+        }
+        made = self.engine.generate(
+            name,
+            {**fields, **texts},
+            [ask.number for ask in asks],
+            [self.job.sampling_of(ask, place) for ask in asks],
+            place,
+        )
+        return {**fields, **made}
+
+    def _follow(
+        self, link: Link, asks: list[Ask], fields: dict[str, Any], place: int
+    ) -> dict[str, Any]:
+        """The next task of a chain, on what was made; masks and flow are drawn anew."""
+        engine = self.engine
+        task = engine.task(names.resolve(link.task, engine.tasks, has_text=bool(link.prompt)))
+        drawn = {part.field for part in task.inputs} & {"masked", "structure"}
+        if drawn:
+            painted = [dataclasses.replace(ask, mask=link.mask) for ask in asks]
+            found = [
+                inputs.derived(ask, task, engine.clip, frames, self.estimator)
+                for ask, frames in zip(painted, engine.decode_video(fields["visual"]), strict=True)
+            ]
+            givens = [inputs.Given(frames=one, sound=None, notes=()) for one in found]
+            fields = fields | inputs.encode(engine, givens)
+        missing = {part.field for part in task.inputs if part.kind != "text"} - set(fields)
+        if missing:
             raise ValueError(
-                f"Task {task.name!r} needs a picture or clip to start from, but request"
-                f" {ask.name!r} names none; give --image or --video."
+                f"{task.name!r} is given {' and '.join(sorted(missing))}, which the tasks before it"
+                " do not make; change the order of --then."
             )
+        return self._made(task.name, asks, fields, place)
 
-
-def _check_inputs(task: tasks.Task) -> None:
-    """ValueError for tasks that are given what requests cannot name yet."""
-    strange = [p.field for p in task.inputs if p.field not in ("visual", "text_ids")]
-    if strange:
-        raise ValueError(
-            f"Task {task.name!r} is given {' and '.join(strange)}, which requests cannot name yet:"
-            " they have words, pictures and clips. Choose another task."
-        )
-
-
-def _given(task: tasks.Task) -> bool:
-    return any(part.kind != "text" for part in task.inputs)
-
-
-def _answer(engine: Engine, job: Job, batch: list[Ask], size: int) -> None:
-    padded = batch + [batch[-1]] * (size - len(batch))
-    fields: dict[str, np.ndarray] = {}
-    clips = _read_given(engine, job, padded)
-    if clips is not None:
-        fields["visual"] = engine.encode_video(clips)
-    numbers = [ask.number for ask in padded]
-    chain = (job.task, *job.then)
-    for place, name in enumerate(chain):
-        sampling = job.sampling_of(place)
-        prompts = [ask.prompt for ask in padded]
-        made = engine.generate(name, fields | {"prompts": prompts}, numbers, sampling, place)
-        fields = fields | made
-    # Decoded together: tokenizers work in batches of one compiled size, and pad a lone clip.
-    frames = engine.decode_video(fields["visual"][: len(batch)])
-    sounds = engine.decode_sound(fields["audio"][: len(batch)]) if "audio" in fields else None
-    for i, ask in enumerate(batch):
-        codes = {field: values[i] for field, values in fields.items()}
-        _write_answer(engine, job, ask, codes, frames[i], None if sounds is None else sounds[i])
-
-
-def _read_given(engine: Engine, job: Job, batch: list[Ask]) -> np.ndarray | None:
-    """Frames float32 [B, T, Y, X, 3] of as much of the media as the task is given, or None."""
-    task = engine.task(job.task)
-    parts = [part for part in task.inputs if part.kind == "visual"]
-    if not parts:
-        return None
-    clip = engine.clip
-    latent_frames = max(part.stop or clip.latent_frames for part in parts)
-    num_frames = 1 + (latent_frames - 1) * clip.frames_per_token
-    return np.stack([_read_frames(ask, clip, num_frames) for ask in batch]) / np.float32(255)
-
-
-def _read_frames(ask: Ask, clip: Any, num_frames: int) -> np.ndarray:
-    from poet.media import images, video
-
-    if Path(ask.media).suffix.lower() in images.IMAGE_SUFFIXES:
-        frames = images.read_image(ask.media, clip.height_px, clip.width_px)[None]
-    else:
-        frames = video.read_video(
-            ask.media,
-            clip.frames_per_second,
-            clip.height_px,
-            clip.width_px,
-            start_s=ask.start_s,
-            num_frames=num_frames,
-        )
-    if len(frames) < num_frames:
-        raise ValueError(
-            f"{ask.media} gives {len(frames)} frames at {clip.frames_per_second:g} frames a second,"
-            f" but the task is given {num_frames}; take a longer clip or an earlier start."
-        )
-    return frames
-
-
-def _write_answer(
-    engine: Engine,
-    job: Job,
-    ask: Ask,
-    codes: Mapping[str, np.ndarray],
-    frames: np.ndarray,
-    sound: np.ndarray | None,
-) -> None:
-    """Writes the media file, then the row that marks the request as answered."""
-    from poet.media import images, write
-
-    scale = max(1, -(-_SHOWN_PX // min(frames.shape[1:3])))
-    if len(frames) == 1 and sound is None:
-        file = f"{ask.name}.png"
-        images.write_image(job.out / file, frames[0].repeat(scale, 0).repeat(scale, 1))
-    else:
-        file = f"{ask.name}.mp4"
-        rate = engine.clip.frames_per_second
-        heard = {} if sound is None else {"sound": sound, "sample_rate_hz": engine.sample_rate_hz}
-        write.write_video(job.out / file, frames, rate, scale=scale, **heard)
-    row = {
-        "file": file,
-        "name": ask.name,
-        **_request(engine, job, ask),
-        "has_sound": sound is not None,
-        "scale": scale,
-        "ids": {field: np.asarray(value).tolist() for field, value in codes.items()},
-    }
-    _write_text(_row_path(job, ask), json.dumps(row))
-
-
-def _request(engine: Engine, job: Job, ask: Ask) -> dict[str, Any]:
-    """All that an answer follows from, as JSON."""
-    source = os.stat(ask.media) if ask.media and os.path.exists(ask.media) else None
-    return {
-        "task": job.task,
-        "then": list(job.then),
-        "then_temperature": job.then_temperature,
-        "prompt": ask.prompt,
-        "source": ask.media,
-        "source_bytes_and_ns": [source.st_size, source.st_mtime_ns] if source else None,
-        "start_s": ask.start_s,
-        "sampling": dataclasses.asdict(job.sampling) | {"number": ask.number},
-        "checkpoint": engine.facts,
-    }
-
-
-def _is_answered(engine: Engine, job: Job, ask: Ask) -> bool:
-    """Whether the folder holds the answer to this very request, not to another of its name."""
-    path = _row_path(job, ask)
-    if not path.exists():
-        return False
-    row = json.loads(path.read_text())
-    return all(row.get(name) == value for name, value in _request(engine, job, ask).items())
-
-
-def _row_path(job: Job, ask: Ask) -> Path:
-    return job.out / f"{ask.name}.json"
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    def _write(
+        self, asks: list[Ask], padded: list[Ask], givens: list[inputs.Given], fields: dict[str, Any]
+    ) -> None:
+        engine, count = self.engine, len(asks)
+        if self.job.seconds:
+            clips = extend.extend(engine, self.job, padded, fields, count)
+        else:
+            # Decoded together: tokenizers work in batches of one compiled size.
+            frames = engine.decode_video(fields["visual"][:count]) if "visual" in fields else None
+            sound = engine.decode_sound(fields["audio"][:count]) if "audio" in fields else None
+            clips = extend.Clips(frames=frames, sound=sound, rounds=[fields])
+        for i, ask in enumerate(asks):
+            ids = [
+                {k: np.asarray(v[i]).tolist() for k, v in codes.items()} for codes in clips.rounds
+            ]
+            outputs.write_answer(
+                engine,
+                self.job,
+                ask,
+                frames=None if clips.frames is None else clips.frames[i],
+                sound=None if clips.sound is None else clips.sound[i],
+                ids=ids[0] if len(ids) == 1 else ids,
+                more={"answered_by": self.task_name, "notes": list(givens[i].notes)},
+            )

@@ -1,0 +1,194 @@
+"""Long clips: the last second goes in, the next second comes out, again and again.
+
+A round takes the last frames of what there is (9 frames, about one second at the paper's sizes),
+tokenizes them anew, and writes the rest of a clip after them (8 frames). The whole clip is decoded;
+where it overlaps what was there, one fades into the other. (Paper, section on long video; spec
+sections 6 and 9, row 10.) With sound the same holds for the samples beside those frames: a round's
+sound is placed by the sample at which its first frame starts, so that sound and picture cannot
+drift apart.
+
+Axes: B requests, T frames, Y rows, X columns, S samples, Q audio levels.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from poet.sample import names
+from poet.sample.asks import Ask, Job
+from poet.sample.engine import Engine
+from poet.tokens.tasks import Task
+
+# "4: a red circle" says what is seen from the fourth second on.
+_TIMED = re.compile(r"\s*(\d+(?:\.\d+)?)\s*:\s*(.*\S)\s*$")
+# Sound fades from one round's to the next in so many seconds.
+_FADE_S = 0.02
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clips:
+    """What a batch of requests made.
+
+    Attributes:
+      frames: uint8 [B, T, Y, X, 3] or None.
+      sound: float32 [B, S] or None.
+      rounds: Codes by field of the clip and of each round after it.
+    """
+
+    frames: np.ndarray | None
+    sound: np.ndarray | None
+    rounds: list[Mapping[str, np.ndarray]]
+
+
+def timed_prompts(prompts: list[str]) -> str | None:
+    """Prompts such as "0: ..." and "4: ..." as the one prompt of a request; None for others."""
+    found = [_TIMED.match(prompt) for prompt in prompts]
+    if not prompts or not all(found):
+        return None
+    times = [float(match.group(1)) for match in found]
+    if times[0] != 0 or times != sorted(set(times)):
+        raise ValueError(
+            f"Prompts of a clip start at 0 s and go forward in time, got {times}; write them as"
+            ' --prompt "0: ..." --prompt "4: ...".'
+        )
+    return "\n".join(f"{at:g}: {match.group(2)}" for at, match in zip(times, found, strict=True))
+
+
+def _timeline(prompt: str) -> list[tuple[float, str]]:
+    lines = [_TIMED.match(line) for line in prompt.splitlines()]
+    if not lines or not all(lines):
+        return [(0.0, prompt)]
+    return [(float(match.group(1)), match.group(2)) for match in lines]
+
+
+def prompts_of(prompt: str) -> list[str]:
+    """All texts of a request's prompt."""
+    return [text for _, text in _timeline(prompt)]
+
+
+def prompt_at(prompt: str, time_s: float) -> str:
+    """The text that holds at a time."""
+    return [text for at, text in _timeline(prompt) if at <= time_s + 1e-6][-1]
+
+
+def check(engine: Engine, job: Job, task: Task) -> None:
+    """ValueError where clips of this job cannot grow."""
+    if job.then:
+        raise ValueError(
+            "--seconds and --then do not go together yet: make the long clip, then give it to the"
+            " next task with --video."
+        )
+    if not any(part.kind == "visual" and part.stop is None for part in task.outputs):
+        raise ValueError(f"Task {task.name!r} makes no whole clip, so --seconds cannot extend it.")
+    has_sound = any(part.kind == "audio" for part in task.outputs)
+    task_of_round(engine, has_sound, has_text=False)
+
+
+def task_of_round(engine: Engine, has_sound: bool, has_text: bool) -> Task:
+    """The task that writes the next second.
+
+    Raises:
+      ValueError: The checkpoint was trained for none that can.
+    """
+    word = "continue_with_sound" if has_sound else "continue"
+    task = engine.task(names.resolve(word, engine.tasks, has_text=has_text))
+    given = next(part for part in task.inputs if part.kind == "visual")
+    if has_sound and engine.clip.frames_of(given.stop) < 2:
+        raise ValueError(
+            "Clips with sound grow by audio_video_continuation_9, which this checkpoint was not"
+            " trained for; leave --seconds out, or choose another checkpoint."
+        )
+    return task
+
+
+def num_rounds(seconds: float, frames_per_second: float, num_frames: int, new_frames: int) -> int:
+    """Rounds after the first clip until there are ``seconds``."""
+    return max(0, math.ceil((round(seconds * frames_per_second) - num_frames) / new_frames))
+
+
+def extend(
+    engine: Engine, job: Job, asks: list[Ask], fields: Mapping[str, np.ndarray], count: int
+) -> Clips:
+    """Clips of ``job.seconds``, from the codes of their first two seconds.
+
+    Args:
+      engine: The model.
+      job: What to do.
+      asks: Requests of the batch, filled up to its size.
+      fields: Codes of the first clips.
+      count: Requests that are real; the others fill the batch.
+    """
+    clip, rate_hz = engine.clip, 0
+    has_sound = "audio" in fields
+    frames = engine.decode_video(fields["visual"])
+    sound, rounds = None, [fields]
+    if has_sound:
+        rate_hz, sound = engine.sample_rate_hz, engine.decode_sound(fields["audio"])
+    has_text = any(ask.prompt for ask in asks)
+    task = task_of_round(engine, has_sound, has_text)
+    given = next(part for part in task.inputs if part.kind == "visual").stop
+    overlap = clip.frames_of(given)
+    new = clip.num_frames - overlap
+    for number in range(num_rounds(job.seconds, clip.frames_per_second, clip.num_frames, new)):
+        first = frames.shape[1] - overlap
+        start_s = first / clip.frames_per_second
+        codes = {"visual": engine.encode_video(frames[:, first:] / np.float32(255))}
+        if has_sound:
+            at = round(start_s * rate_hz)
+            inputs = _tail(sound, at, engine.sound.num_samples)
+            codes["audio"] = engine.encode_sound(inputs)
+        end_s = frames.shape[1] / clip.frames_per_second
+        made = engine.generate(
+            task.name,
+            codes | {"prompts": [prompt_at(ask.prompt, end_s) for ask in asks]},
+            [ask.number for ask in asks],
+            [_plain(job, ask, task) for ask in asks],
+            place=1 + number,
+        )
+        rounds.append(made)
+        frames = _join_frames(frames, engine.decode_video(made["visual"]), overlap)
+        if has_sound:
+            heard = engine.decode_sound(made["audio"])
+            sound = _join_sound(sound, heard, at, round(end_s * rate_hz), rate_hz)
+    length = max(1, round(job.seconds * clip.frames_per_second))
+    frames = frames[:count, :length]
+    if has_sound:
+        samples = round(frames.shape[1] / clip.frames_per_second * rate_hz)
+        sound = np.pad(sound, ((0, 0), (0, max(0, samples - sound.shape[1]))))[:count, :samples]
+    return Clips(frames=frames, sound=sound, rounds=rounds)
+
+
+def _plain(job: Job, ask: Ask, task: Task) -> Any:
+    """The request's sampling; without words there is nothing to guide by."""
+    sampling = job.sampling_of(ask, 0)
+    return sampling if task.has_text else dataclasses.replace(sampling, guidance=1.0)
+
+
+def _tail(sound: np.ndarray, at: int, num_samples: int) -> np.ndarray:
+    """Samples from ``at`` on, as many as a clip has; silence where nothing is made yet."""
+    tail = sound[:, at : at + num_samples]
+    return np.pad(tail, ((0, 0), (0, num_samples - tail.shape[1])))
+
+
+def _join_frames(before: np.ndarray, after: np.ndarray, overlap: int) -> np.ndarray:
+    """The old frames fade into the new ones where both are; then the new ones alone."""
+    share = (np.arange(1, overlap + 1) / (overlap + 1)).astype(np.float32)[:, None, None, None]
+    old, new = before[:, -overlap:].astype(np.float32), after[:, :overlap].astype(np.float32)
+    mixed = np.round(old + share * (new - old)).astype(np.uint8)
+    return np.concatenate([before[:, :-overlap], mixed, after[:, overlap:]], axis=1)
+
+
+def _join_sound(
+    before: np.ndarray, after: np.ndarray, at: int, boundary: int, rate_hz: int
+) -> np.ndarray:
+    """``after`` begins at sample ``at``; it takes over in a short fade before ``boundary``."""
+    fade = round(_FADE_S * rate_hz)
+    first = min(boundary, before.shape[1]) - fade
+    share = (np.arange(fade) / fade).astype(np.float32)[None]
+    old, new = before[:, first : first + fade], after[:, first - at : first - at + fade]
+    mixed = old + share * (new - old)
+    return np.concatenate([before[:, :first], mixed, after[:, first - at + fade :]], axis=1)

@@ -1,0 +1,153 @@
+"""Answers as files: a clip, picture or sound, beside a JSON with all that it follows from."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poet.sample.asks import Ask, Job
+
+# Pictures smaller than this are enlarged by whole pixels, so that a player shows more than a stamp.
+_SHOWN_PX = 128
+
+
+def request_of(facts: Mapping[str, Any], job: Job, ask: Ask) -> dict[str, Any]:
+    """All that an answer follows from, as JSON: two equal ones have equal answers."""
+    sampling = job.sampling_of(ask, 0)
+    return {
+        "task": job.task,
+        "then": [vars(link) for link in job.then],
+        "then_temperature": job.then_temperature,
+        "prompt": ask.prompt,
+        "negative_prompt": ask.negative_prompt,
+        "source": ask.video or ask.image or ask.audio,
+        "files": {path: _size_and_time(path) for path in ask.files},
+        "image": ask.image,
+        "video": ask.video,
+        "audio": ask.audio,
+        "mask": ask.mask,
+        "start_s": ask.start_s,
+        "seconds": job.seconds,
+        "number": ask.number,
+        "seed": sampling.seed,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "guidance": sampling.guidance,
+        **facts,
+    }
+
+
+def _size_and_time(path: str) -> list[int] | None:
+    if not os.path.exists(path):
+        return None
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns]
+
+
+def row_path(job: Job, ask: Ask) -> Path:
+    """The JSON of an answer; it is written last, and marks the request as answered."""
+    return job.out / f"{_stem(job, ask)}.json"
+
+
+def _stem(job: Job, ask: Ask) -> str:
+    return Path(job.file_name).stem if job.file_name else ask.name
+
+
+def is_answered(facts: Mapping[str, Any], job: Job, ask: Ask) -> bool:
+    """Whether this very request has its files already."""
+    path = row_path(job, ask)
+    try:
+        row = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    if "error" in row or not (job.out / row.get("file", "")).is_file():
+        return False
+    return all(row.get(name) == value for name, value in request_of(facts, job, ask).items())
+
+
+def check_free(facts: Mapping[str, Any], job: Job, ask: Ask) -> None:
+    """ValueError where another request's files would be replaced."""
+    if job.overwrite or is_answered(facts, job, ask):
+        return
+    stem = _stem(job, ask)
+    for path in (job.out / f"{stem}{ending}" for ending in (".json", *_ENDINGS)):
+        if not path.exists():
+            continue
+        if path.suffix == ".json" and "error" in json.loads(path.read_text() or "{}"):
+            continue  # a failure is tried again
+        raise ValueError(
+            f"{path} is there already and was made from something else; pass --overwrite, or"
+            " another --out."
+        )
+
+
+_ENDINGS = (".mp4", ".webm", ".gif", ".png", ".wav")
+
+
+def write_answer(
+    engine: Any,
+    job: Job,
+    ask: Ask,
+    *,
+    frames: np.ndarray | None,
+    sound: np.ndarray | None,
+    ids: Mapping[str, Any],
+    more: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Writes the media file, then the row; returns the row.
+
+    Args:
+      frames: uint8 [T, Y, X, 3], or None for sound alone.
+      sound: float32 [S] in [-1, 1], or None.
+      ids: Codes by field, or a list of them for long clips.
+      more: What else the row tells.
+    """
+    from poet.media import images, write
+
+    scale = 1
+    if Path(job.file_name).suffix == ".wav":
+        if sound is None:
+            raise ValueError(f"{job.out / job.file_name}: the answer has no sound; name a clip.")
+        frames = None
+    if frames is None:
+        file = f"{_stem(job, ask)}.wav"
+        write.write_wav(job.out / file, sound, engine.sample_rate_hz)
+    else:
+        scale = max(1, -(-_SHOWN_PX // min(frames.shape[1:3])))
+        if len(frames) == 1 and sound is None:
+            file = f"{_stem(job, ask)}.png"
+            images.write_image(job.out / file, frames[0].repeat(scale, 0).repeat(scale, 1))
+        else:
+            file = job.file_name or f"{_stem(job, ask)}.{job.format}"
+            rate, heard = engine.clip.frames_per_second, {}
+            if sound is not None:
+                heard = {"sound": sound, "sample_rate_hz": engine.sample_rate_hz}
+            write.write_clip(job.out / file, frames, rate, scale=scale, **heard)
+    row = {
+        "file": file,
+        "name": ask.name,
+        **request_of(engine.facts, job, ask),
+        "has_sound": sound is not None,
+        "scale": scale,
+        **more,
+        "ids": ids,
+    }
+    write_text(row_path(job, ask), json.dumps(row))
+    return row
+
+
+def write_failure(facts: Mapping[str, Any], job: Job, ask: Ask, error: Exception) -> None:
+    """A row that says why a request has no files."""
+    row = {"name": ask.name, **request_of(facts, job, ask), "error": str(error)}
+    write_text(row_path(job, ask), json.dumps(row))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
