@@ -128,6 +128,7 @@ def _asking_stages(size: DemoSize, out: Path, seed: int) -> tuple[Stage, ...]:
             title=titles[task],
             argv=(
                 "generate",
+                "--overwrite",
                 f"--task={task}",
                 f"--checkpoint={out / 'model'}",
                 f"--tokenizers={out / 'tokenizers'}",

@@ -104,7 +104,9 @@ def _run(argv: list[str]) -> int:
     folder, file_name = _target(flags, len(wanted))
     commands.check_writable(folder)
     decoding = decode.Decoding(
-        cache_dtype=flags.cache, schedule=schedule.Schedule(flags.schedule, flags.slope)
+        cache_dtype=flags.cache,
+        weight_dtype=flags.weights,
+        schedule=schedule.Schedule(flags.schedule, flags.slope),
     )
     job = jobs.Job(
         task=flags.task,
@@ -119,9 +121,7 @@ def _run(argv: list[str]) -> int:
         records_failures=bool(flags.requests),
         batch_size=flags.batch_size,
     )
-    engine = loading.load_engine(
-        flags.checkpoint, flags.tokenizers, decoding=decoding, weight_dtype=flags.weights
-    )
+    engine = loading.load_engine(flags.checkpoint, flags.tokenizers, decoding)
     _check_size(flags.size, engine.clip)
     estimator = structure.EstimatedStructure(flags.depth_model)
     if flags.requests and all("start_x" in ask.facts for ask in wanted):

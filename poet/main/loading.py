@@ -7,13 +7,13 @@ from etils import epath
 from poet.main import commands
 
 
-def load_engine(checkpoint_dir: str, tokenizers_dir: str, **how):
+def load_engine(checkpoint_dir: str, tokenizers_dir: str, decoding=None):
     """A `poet.sample.engine.Engine` from MODEL_DIR and a folder with visual/ and audio/.
 
     Args:
       checkpoint_dir: What `poet train` wrote.
       tokenizers_dir: What its dataset was prepared with.
-      **how: ``decoding`` and ``weight_dtype`` of the engine.
+      decoding: A `poet.sample.decode.Decoding`.
 
     Raises:
       UserError: A folder is missing, naming the command that makes it; the tokenizers are not
@@ -56,7 +56,7 @@ def load_engine(checkpoint_dir: str, tokenizers_dir: str, **how):
             "dataset_fingerprint": meta["dataset_fingerprint"],
             "tokenizers": meta["tokenizers"],
         },
-        **how,
+        decoding=decoding,
     )
 
 

@@ -46,6 +46,7 @@ class Decoding:
     Attributes:
       cache_dtype: Of keys and values: "model" (the type of the model's products), "bfloat16" or
         "int8".
+      weight_dtype: Of the matrices, for who lays the parameters out (``prepare_for_sampling``).
       schedule: Order of visual tokens.
       block: Positions by which caches grow. A step reads less than a block beyond what is written;
         every block of a sequence is one more program to compile.
@@ -54,6 +55,7 @@ class Decoding:
     """
 
     cache_dtype: str = "model"
+    weight_dtype: str = "model"
     schedule: Schedule = RASTER
     block: int = 256
     row_sharding: jax.sharding.NamedSharding | None = None

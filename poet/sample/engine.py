@@ -41,8 +41,7 @@ class Engine:
       tasks: Name -> task it was trained for.
       tokenizers: What its ids mean.
       facts: What to write beside every answer, such as the checkpoint's step; JSON-able.
-      decoding: Caches and order of tokens.
-      weight_dtype: See `poet.sample.weights.prepare_for_sampling`.
+      decoding: Types of weights and caches, order of tokens.
     """
 
     def __init__(
@@ -56,13 +55,12 @@ class Engine:
         tokenizers: Tokenizers,
         facts: Mapping[str, Any],
         decoding: decode.Decoding | None = None,
-        weight_dtype: str = "model",
     ):
         self.clip, self.facts = clip, dict(facts)
         self._sound, self._tasks, self._tokenizers = sound, dict(tasks), tokenizers
         self._config = config
         self._decoding = decoding or decode.Decoding()
-        self._params = decode.prepare_for_sampling(params, config, weight_dtype)
+        self._params = decode.prepare_for_sampling(params, config, self._decoding.weight_dtype)
 
     @property
     def sample_rate_hz(self) -> int:

@@ -127,7 +127,9 @@ def extend(
     frames = engine.decode_video(fields["visual"])
     sound, rounds = None, [fields]
     if has_sound:
-        rate_hz, sound = engine.sample_rate_hz, engine.decode_sound(fields["audio"])
+        # Whole audio frames only: a clip may end a little after the last one.
+        rate_hz, num_samples = engine.sample_rate_hz, engine.sound.num_samples
+        sound = engine.decode_sound(fields["audio"])[:, :num_samples]
     has_text = any(ask.prompt for ask in asks)
     task = task_of_round(engine, has_sound, has_text)
     given = next(part for part in task.inputs if part.kind == "visual").stop
@@ -139,7 +141,7 @@ def extend(
         codes = {"visual": engine.encode_video(frames[:, first:] / np.float32(255))}
         if has_sound:
             at = round(start_s * rate_hz)
-            inputs = _tail(sound, at, engine.sound.num_samples)
+            inputs = _tail(sound, at, num_samples)
             codes["audio"] = engine.encode_sound(inputs)
         end_s = frames.shape[1] / clip.frames_per_second
         made = engine.generate(
@@ -152,7 +154,7 @@ def extend(
         rounds.append(made)
         frames = _join_frames(frames, engine.decode_video(made["visual"]), overlap)
         if has_sound:
-            heard = engine.decode_sound(made["audio"])
+            heard = engine.decode_sound(made["audio"])[:, :num_samples]
             sound = _join_sound(sound, heard, at, round(end_s * rate_hz), rate_hz)
     length = max(1, round(job.seconds * clip.frames_per_second))
     frames = frames[:count, :length]

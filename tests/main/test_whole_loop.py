@@ -124,7 +124,7 @@ def test_swapped_files_of_the_renderer_swap_their_ids(out, tmp_path):
             np.testing.assert_array_equal(mine[name], other[name])
 
 
-def test_another_request_of_the_same_name_is_answered_anew(out, tmp_path):
+def test_another_request_of_the_same_name_replaces_nothing_unasked(out, tmp_path, capsys):
     argv = ["generate", "--task=text_to_image", f"--checkpoint={out / 'model'}"]
     argv += [f"--tokenizers={out / 'tokenizers'}", f"--out={tmp_path}"]
 
@@ -136,8 +136,11 @@ def test_another_request_of_the_same_name_is_answered_anew(out, tmp_path):
     changed = (tmp_path / "0000.png").stat().st_mtime_ns
     assert made("--prompt=a red circle") == first
     assert (tmp_path / "0000.png").stat().st_mtime_ns == changed, "the same request, kept"
-    assert made("--prompt=a blue square")["prompt"] == "a blue square"
-    assert made("--prompt=a blue square", "--seed=1")["ids"] != first["ids"]
+    assert cli.main([*argv, "--prompt=a blue square"]) == 2
+    assert "is there already and was made from something else" in capsys.readouterr().err
+    assert made("--prompt=a blue square", "--overwrite")["prompt"] == "a blue square"
+    other = made("--prompt=a blue square", "--overwrite", "--seed=1")
+    assert other["ids"] != first["ids"]
 
 
 def test_a_checkpoint_of_other_tokenizers_is_refused(out, tmp_path, capsys):

@@ -1,21 +1,25 @@
 """How a job cuts its requests into batches; the commands' tests run real models."""
 
-import types
+import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from poet.media import video
+from poet.media import images, video, write
 from poet.sample import jobs
 from poet.sample.engine import Engine
 from poet.sample.requests import SamplingRequest
 from poet.tokens import tasks
+from poet.tokens.clip import ClipShape
 
 
 class CountingEngine(Engine):
     """Answers request n with codes of value n, and remembers the size of every call."""
 
-    clip = types.SimpleNamespace(latent_frames=2, frames_per_token=4, frames_per_second=8.0)
+    clip = ClipShape(5, 32, 32)
+    sound = None
+    tasks = tuple(tasks.TASKS)
     sample_rate_hz = 24_000
     facts = {"step": 1}
 
@@ -28,12 +32,15 @@ class CountingEngine(Engine):
     def check_prompt(self, prompt):
         pass
 
-    def generate(self, name, fields, numbers, sampling, place):
+    def generate(self, name, fields, numbers, sampling, place=0):
         self.generated.append((name, list(numbers)))
         rows = np.asarray(numbers)[:, None, None]
         if name == "video_to_audio":
             return {"audio": rows + 100}
         return {"visual": np.broadcast_to(rows[..., None], (len(numbers), 2, 4, 4))}
+
+    def encode_video(self, frames):
+        return np.zeros((len(frames), 2, 4, 4), int)
 
     def decode_video(self, codes):
         self.decoded.append(len(codes))
@@ -68,9 +75,70 @@ def test_requests_go_in_even_batches_and_are_decoded_together(tmp_path):
     assert video.probe(tmp_path / rows[0]["file"]).sample_rate_hz == 24_000
 
 
-@pytest.mark.parametrize(("name", "given"), [("inpainting", "masked"), ("audio_to_video", "audio")])
-def test_tasks_that_requests_cannot_serve_are_refused(name, given, tmp_path):
-    job = jobs.Job(task=name, then=(), sampling=SamplingRequest(), out=tmp_path, batch_size=1)
-    ask = jobs.Ask(name="a", number=0, prompt="a square", media="a.mp4")
-    with pytest.raises(ValueError, match=f"'{name}' is given {given}, which requests cannot name"):
-        jobs.run(CountingEngine(), job, [ask])
+def job_of(tmp_path, task="text_to_video", **more):
+    return jobs.Job(task=task, sampling=SamplingRequest(), out=tmp_path, **more)
+
+
+def test_an_answer_is_kept_and_others_are_not_replaced(tmp_path):
+    engine, ask = CountingEngine(), jobs.Ask(name="a", prompt="a square")
+    first = jobs.run(engine, job_of(tmp_path), [ask])
+    assert jobs.run(engine, job_of(tmp_path), [ask]) == first and len(engine.generated) == 1
+    other = dataclasses.replace(ask, prompt="a circle")
+    with pytest.raises(ValueError, match=r"a\.json is there already .* pass --overwrite"):
+        jobs.run(engine, job_of(tmp_path), [other])
+    rows = jobs.run(engine, job_of(tmp_path, overwrite=True), [other])
+    assert rows[0]["prompt"] == "a circle"
+
+
+def test_a_batch_goes_on_past_a_file_that_cannot_be_read(tmp_path):
+    """Its row says why, it is tried again, and the row of another job is not needed for that."""
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    images.write_image(good, np.zeros((32, 32, 3), np.uint8))
+    bad.write_bytes(b"no picture")
+    asks = [
+        jobs.Ask(name=path.stem, number=number, image=str(path))
+        for number, path in enumerate([bad, good])
+    ]
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="bad.png is not a readable image"):
+        jobs.run(CountingEngine(), job_of(out, "image_to_video_without_text"), asks)
+    job = job_of(out, "image_to_video_without_text", records_failures=True)
+    rows = jobs.run(CountingEngine(), job, asks)
+    assert "bad.png is not a readable image" in rows[0]["error"]
+    assert (out / rows[1]["file"]).exists() and rows[1]["notes"] == [f"{good}: 32 x 32"]
+    table = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in table] == ["bad", "good"]
+    images.write_image(bad, np.zeros((32, 32, 3), np.uint8))
+    assert "error" not in jobs.run(CountingEngine(), job, asks)[0]
+
+
+def test_words_stand_for_the_task_that_fits(tmp_path):
+    clip = tmp_path / "clip.mp4"
+    write.write_video(clip, np.zeros((9, 32, 32, 3), np.uint8), 8)
+    engine = CountingEngine()
+    asks = [
+        jobs.Ask(name="with", video=str(clip), prompt="a square"),
+        jobs.Ask(name="without", video=str(clip), number=1),
+    ]
+    rows = jobs.run(engine, job_of(tmp_path / "out", "inpaint"), asks)
+    assert [row["answered_by"] for row in rows] == ["inpainting_with_text", "inpainting"]
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "says"),
+    [
+        ("inpaint", {}, "needs a clip to start from"),
+        ("image_to_video", {}, "needs a picture or clip to start from"),
+        ("audio_to_video", {"prompt": "a"}, "needs sound, but request 'a' names none"),
+        ("text_to_video", {"prompt": "a", "mask": "interpolation"}, "hides nothing"),
+        ("inpaint", {"video": "v.mp4", "mask": "left"}, "regions are inpaint_central"),
+        ("text_to_video", {"prompt": "a", "negative_prompt": "b"}, "--guidance above 1"),
+        ("fly", {"prompt": "a"}, "was not trained for 'fly'; it was trained for text_to_image"),
+        ("inpaint", {"video": "none.mp4"}, "none.mp4"),
+    ],
+)
+def test_refusals(task, fields, says, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises((ValueError, OSError), match=says):
+        jobs.run(CountingEngine(), job_of(out, task), [jobs.Ask(name="a", **fields)])
+    assert not list(tmp_path.rglob("*.mp4"))

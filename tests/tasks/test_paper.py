@@ -17,10 +17,11 @@ def test_every_name_is_its_task(name):
 
 def test_families_of_pretrain_weigh_the_same():
     shares = shares_of(mixtures.PRETRAIN.name)
-    # All but the three that are no pretraining tasks of the paper, or another name of one.
+    # All but the four that are no pretraining tasks of the paper, or another name of one.
     assert set(tokens_tasks.TASKS) - set(shares) == {
         "image_to_video_without_text",
         "audio_video_continuation_9",
+        "future_prediction_with_text",
         "text_to_video_with_sound",
     }
     for name in ("text_to_image", "unconditional", "audio_to_video", "audio_video_continuation"):
