@@ -66,6 +66,20 @@ def parser(doc: str, name: str) -> argparse.ArgumentParser:
     )
 
 
+def keep_compiled_programs() -> None:
+    """Lets XLA keep programs on disk, so that the next call of a command need not compile them.
+
+    In $JAX_COMPILATION_CACHE_DIR, else in the user's cache folder.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "poet", "xla"))
+    # Programs of a decoding step take seconds to compile and little to keep.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 def check_writable(folder: str | os.PathLike, may_be_remote: bool = False) -> None:
     """UserError unless files can be written to a folder, or it can be made; makes nothing.
 

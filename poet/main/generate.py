@@ -121,6 +121,7 @@ def _run(argv: list[str]) -> int:
         records_failures=bool(flags.requests),
         batch_size=flags.batch_size,
     )
+    commands.keep_compiled_programs()
     engine = loading.load_engine(flags.checkpoint, flags.tokenizers, decoding)
     _check_size(flags.size, engine.clip)
     estimator = structure.EstimatedStructure(flags.depth_model)

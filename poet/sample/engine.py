@@ -78,6 +78,8 @@ class Engine:
         Raises:
           ValueError: naming what it was trained for.
         """
+        if name in self._tasks:
+            return self._tasks[name]
         return self._tasks[names.resolve(name, self._tasks)]
 
     @property
