@@ -125,7 +125,7 @@ def _in_middle(centres: np.ndarray) -> np.ndarray:
 
 
 def _in_middle_for_a_while(centres: np.ndarray) -> np.ndarray:
-    """Nothing counts of shapes that are hidden all the time but for three frames: who could know?"""
+    """Nothing of shapes hidden in all but three frames or fewer: who could know?"""
     inside = _in_middle(centres)
     return inside & (np.sum(~inside) > 3)
 

@@ -157,17 +157,98 @@ def test_a_checkpoint_of_other_tokenizers_is_refused(out, tmp_path, capsys):
     assert "was trained on ids of the visual tokenizer" in capsys.readouterr().err
 
 
+def asked(out, *words):
+    """Arguments of `poet generate` with the demo's model."""
+    return [
+        "generate",
+        f"--checkpoint={out / 'model'}",
+        f"--tokenizers={out / 'tokenizers'}",
+        "--temperature=0.5",
+        *words,
+    ]
+
+
+def test_one_file_of_every_kind(out, tmp_path, capsys):
+    """What --out is called decides the kind; the row beside it says what it was made from."""
+    clip = next((out / "clips").rglob("*.mp4"))
+    words = {
+        "clip.webm": ["--task=image_to_video", f"--video={clip}", "--prompt=a red circle"],
+        "longer.gif": ["--task=continue", f"--video={clip}"],
+        "sound.wav": ["--task=video_to_audio", f"--video={clip}"],
+        "picture.png": ["--task=text_to_image", "--prompt=a red circle"],
+    }
+    for name, task in words.items():
+        assert cli.main(asked(out, *task, f"--out={tmp_path / name}")) == 0
+        row = json.loads((tmp_path / name).with_suffix(".json").read_text())
+        assert row["file"] == name and (tmp_path / name).stat().st_size > 0
+        assert row["ids"] and row["step"]
+    assert len(list(tmp_path.iterdir())) == 8, "a file and a row each, and nothing else"
+    assert f"{clip}: 64 x 64, resized to 32 x 32" in capsys.readouterr().out
+
+
+def test_a_long_clip_and_a_chain(out, tmp_path):
+    argv = ["--task=text_to_video", "--prompt=0: a red circle", "--prompt=2: a blue one"]
+    assert cli.main(asked(out, *argv, "--seconds=4", f"--out={tmp_path / 'long.mp4'}")) == 0
+    assert len(video.read_video(tmp_path / "long.mp4", 8.0)) == 32
+    argv = ["--task=text_to_image", "--prompt=a red circle", "--then=image_to_video"]
+    argv += ["--prompt=a blue circle", "--then=video_to_audio"]
+    assert cli.main(asked(out, *argv, f"--out={tmp_path / 'chain.mp4'}")) == 0
+    row = json.loads((tmp_path / "chain.json").read_text())
+    assert [link["prompt"] for link in row["then"]] == ["a blue circle", ""]
+    assert row["has_sound"] and set(row["ids"]) == {"visual", "audio"}
+
+
+def test_lines_of_requests_over_two_hosts(out, tmp_path, capsys):
+    """Each host answers its rows; a row that cannot be answered is noted and fails the command."""
+    rows = [
+        {"name": "a", "prompt": "a red circle"},
+        {"name": "b", "prompt": "a blue square", "seed": 3, "temperature": 0},
+        {"name": "c", "prompt": "a green circle", "guidance": 2, "negative_prompt": "a square"},
+    ]
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["--task=text_to_image", f"--requests={requests}"]
+    for shard in ("0/2", "1/2"):
+        folder = tmp_path / shard[0]
+        assert cli.main(asked(out, *argv, f"--shard={shard}", f"--out={folder}")) == 0
+    assert cli.main(asked(out, *argv, f"--out={tmp_path / 'whole'}")) == 0
+    for name, folder in (("a", "0"), ("b", "1"), ("c", "0")):
+        mine, whole = (
+            json.loads((tmp_path / where / f"{name}.json").read_text())
+            for where in (folder, "whole")
+        )
+        assert mine == whole
+    requests.write_text(json.dumps({"name": "d", "prompt": "a", "colour": "red"}))
+    assert cli.main(asked(out, *argv, f"--out={tmp_path / 'wrong'}")) == 2
+    assert "requests.jsonl:1 has colour; a request has name" in capsys.readouterr().err
+    requests.write_text(json.dumps({"name": "e", "image": "none.png"}))
+    argv = ["--task=image_to_video", f"--requests={requests}", f"--out={tmp_path / 'failed'}"]
+    assert cli.main(asked(out, *argv)) == 1
+    assert "1 of 1 requests failed" in capsys.readouterr().err
+    assert "none.png" in json.loads((tmp_path / "failed" / "e.json").read_text())["error"]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--task=text_to_video"], "prompt"),
+        (["--task=text_to_video", "--prompt= "], "--prompt is empty"),
         (["--task=text_to_video", "--prompt=" + "a" * 80], "this model reads 63"),
         (["--task=image_to_video"], "needs a picture or clip"),
-        (["--task=image_to_video", "--image=missing.png"], "missing.png"),
-        (["--task=stylize", "--prompt=a"], "was not trained for 'stylize'"),
+        (["--task=image_to_video", "--image=missing.png"], "missing.png: there is no such file"),
+        (["--task=image_to_video", f"--image={__file__}"], "test_whole_loop.py"),
+        (["--task=video_to_audio", "--prompt=a"], "needs a clip to start from"),
+        (["--task=stylize", "--prompt=a"], "was not trained for 'stylize'; it was trained for"),
         (["--task=unconditional", "--temperature=nan"], "temperature=nan"),
-        (["--task=unconditional", "--guidance=3"], "guidance"),
+        (["--task=unconditional", "--guidance=3"], "guidance=3.0 needs a text to leave out"),
+        (["--task=text_to_video", "--prompt=a", "--guidance=nan"], "guidance=nan"),
+        (["--task=text_to_video", "--prompt=a", "--negative_prompt=b"], "--guidance above 1"),
         (["--task=unconditional", "--num_samples=0"], "--num_samples expects 1 or more"),
+        (["--task=unconditional", "--seconds=1e9"], "seconds=1000000000.0 must be a number from"),
+        (["--task=unconditional", "--size=portrait"], "this checkpoint makes square clips of 32"),
+        (["--task=unconditional", "--shard=2/2"], "--shard expects I/N with I below N"),
+        (["--task=unconditional", "--then=inpaint"], "was not trained for 'inpaint'"),
+        (["--task=unconditional", f"--checkpoint={__file__}"], "test_whole_loop.py"),
     ],
 )
 def test_generate_refuses(out, tmp_path, capsys, words, says):
