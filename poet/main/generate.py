@@ -74,6 +74,9 @@ def _flags(argv: list[str]):
     add("--top_k", type=int, default=0, help="keep the k likeliest tokens; 0 keeps all")
     add("--top_p", type=float, default=1.0, help="keep the likeliest tokens of this mass")
     add("--guidance", type=float, default=1.0, help="weight of the text; 1 is plain sampling")
+    add("--candidates", type=int, default=1, help="tries at every step; the best one is kept")
+    add("--choose", default="likelihood", choices=("likelihood", "hand"), help="among candidates")
+    add("--preview", action="store_true", help="write pictures to OUT/preview as frames get done")
     add("--seed", type=int, default=0, help="of every draw")
     add("--batch_size", type=int, default=32, help="requests decoded together")
     add("--schedule", default="raster", choices=("raster", "diagonal"), help="order of tokens")
@@ -117,6 +120,8 @@ def _run(argv: list[str]) -> int:
         file_name=file_name,
         format=flags.format,
         seconds=flags.seconds,
+        tries=flags.candidates,
+        has_preview=flags.preview,
         overwrite=flags.overwrite,
         records_failures=bool(flags.requests),
         batch_size=flags.batch_size,
@@ -127,8 +132,11 @@ def _run(argv: list[str]) -> int:
     estimator = structure.EstimatedStructure(flags.depth_model)
     if flags.requests and all("start_x" in ask.facts for ask in wanted):
         estimator = structure.ExactStructure()
+    pick = None
+    if flags.choose == "hand":
+        pick = generate_requests.picker(engine, folder, len(wanted))
     with Progress(f"generate {flags.task}", len(wanted), unit="requests") as progress:
-        rows = jobs.run(engine, job, wanted, progress.update, estimator)
+        rows = jobs.run(engine, job, wanted, progress.update, estimator, pick)
     return _report(rows, job, is_batch=bool(flags.requests))
 
 
@@ -137,6 +145,9 @@ def _report(rows: list[dict], job, is_batch: bool) -> int:
     made = [row for row in rows if "error" not in row]
     failed = [row for row in rows if "error" in row]
     if not is_batch:
+        if made and made[0].get("first_frame_s"):
+            first, last = made[0]["first_frame_s"], made[0]["last_frame_s"]
+            print(f"first frame after {first:.1f} s, the last after {last:.1f} s")
         for note in dict.fromkeys(note for row in made for note in row["notes"]):
             print(note)
     for row in failed[:3]:

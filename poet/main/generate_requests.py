@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,37 @@ def asks_of(flags: Any, sampling: Any) -> list:
             f"--shard {flags.shard} has no request: there are {len(asks)}; use fewer shards."
         )
     return mine
+
+
+def picker(engine: Any, folder: Path, num_asks: int) -> Any:
+    """A function that writes the tries of a step as files and asks which one to keep."""
+    from poet.media import write
+
+    if num_asks != 1 or not sys.stdin.isatty():
+        raise commands.UserError(
+            "--choose hand asks at a terminal, for one request; use --choose likelihood."
+        )
+
+    def pick(place: int, codes: dict) -> int:
+        folder.mkdir(parents=True, exist_ok=True)
+        if "visual" not in codes:
+            clips = engine.decode_sound(codes["audio"])
+            paths = [folder / f"step{place}_{number}.wav" for number in range(len(clips))]
+            for path, sound in zip(paths, clips, strict=True):
+                write.write_wav(path, sound, engine.sample_rate_hz)
+        else:
+            clips = engine.decode_video(codes["visual"])
+            paths = [folder / f"step{place}_{number}.mp4" for number in range(len(clips))]
+            scale = max(1, 128 // min(clips.shape[2:4]))
+            for path, frames in zip(paths, clips, strict=True):
+                write.write_video(path, frames, engine.clip.frames_per_second, scale=scale)
+        print("\n".join(f"{number}: {path}" for number, path in enumerate(paths)))
+        while True:
+            answer = input(f"Which one, 0 to {len(paths) - 1}? ").strip()
+            if answer.isdigit() and int(answer) < len(paths):
+                return int(answer)
+
+    return pick
 
 
 def _shard(text: str) -> tuple[int, int]:

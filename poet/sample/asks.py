@@ -82,6 +82,8 @@ class Job:
       format: Ending of clips: "mp4", "webm" or "gif".
       seconds: Length of clips; 0 is that of the model. Longer ones grow second by second
         (`poet.sample.extend`).
+      tries: Candidates of every step, of which the best is kept (`poet.sample.candidates`).
+      has_preview: Whether pictures are written while a batch is decoded, to OUT/preview.
       overwrite: Whether files that other requests made are replaced; else they are an error.
       records_failures: Whether a request whose files cannot be read is noted in its row, and the
         others are answered; else the first one ends the job.
@@ -97,6 +99,8 @@ class Job:
     file_name: str = ""
     format: str = "mp4"
     seconds: float = 0.0
+    tries: int = 1
+    has_preview: bool = False
     overwrite: bool = False
     records_failures: bool = False
     batch_size: int = 32
@@ -104,6 +108,10 @@ class Job:
     def __post_init__(self) -> None:
         links = tuple(Link(task=link) if isinstance(link, str) else link for link in self.then)
         object.__setattr__(self, "then", links)
+        if self.has_preview and self.tries > 1:
+            raise ValueError("A preview shows one try; leave it out, or ask for one candidate.")
+        if not 1 <= self.tries <= 1000:
+            raise ValueError(f"tries={self.tries} must be from 1 to 1,000.")
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be 1 or more.")
         if self.format not in ("mp4", "webm", "gif"):

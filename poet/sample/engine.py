@@ -110,7 +110,8 @@ class Engine:
           request_ids: One a request; its draws depend on its id and its seed alone.
           sampling: How tokens are chosen, for all of them or one a request.
           place: Number of the task in a chain, 0 for the first.
-          **more: ``say`` and ``with_likelihood`` of `decode.generate`.
+          **more: ``with_likelihood`` of `decode.generate`; ``preview``, a
+            `poet.sample.preview.Preview`.
         """
         task = self.task(task_name)
         plan = self.plan(task)
@@ -124,6 +125,8 @@ class Engine:
         is_one = isinstance(sampling, SamplingRequest)
         samplings = [sampling] * len(request_ids) if is_one else sampling
         shift = place * _CHAIN_STRIDE
+        if preview := more.pop("preview", None):
+            more["say"] = preview.watch(plan, fields)
         made = decode.generate(
             self._params,
             self._config,
@@ -135,6 +138,7 @@ class Engine:
             decoding=self._decoding,
             **more,
         )
+        # Joined below with what was given, so that it can be decoded.
         likelihood = {k: made.pop(k) for k in ("log_likelihood",) if k in made}
         return sequence.join_given(plan, fields, made) | likelihood
 

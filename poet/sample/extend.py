@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from poet.sample import names
+from poet.sample import candidates, names
 from poet.sample.asks import Ask, Job
 from poet.sample.engine import Engine
 from poet.tokens.tasks import Task
@@ -111,7 +111,12 @@ def num_rounds(seconds: float, frames_per_second: float, num_frames: int, new_fr
 
 
 def extend(
-    engine: Engine, job: Job, asks: list[Ask], fields: Mapping[str, np.ndarray], count: int
+    engine: Engine,
+    job: Job,
+    asks: list[Ask],
+    fields: Mapping[str, np.ndarray],
+    count: int,
+    pick: candidates.PickFn | None = None,
 ) -> Clips:
     """Clips of ``job.seconds``, from the codes of their first two seconds.
 
@@ -121,6 +126,7 @@ def extend(
       asks: Requests of the batch, filled up to its size.
       fields: Codes of the first clips.
       count: Requests that are real; the others fill the batch.
+      pick: Chooses among the tries of a round, if there are several.
     """
     clip, rate_hz = engine.clip, 0
     has_sound = "audio" in fields
@@ -144,12 +150,14 @@ def extend(
             inputs = _tail(sound, at, num_samples)
             codes["audio"] = engine.encode_sound(inputs)
         end_s = frames.shape[1] / clip.frames_per_second
-        made = engine.generate(
+        made = candidates.generate(
+            engine,
             task.name,
             codes | {"prompts": [prompt_at(ask.prompt, end_s) for ask in asks]},
-            [ask.number for ask in asks],
+            asks,
             [_plain(job, ask, task) for ask in asks],
-            place=1 + number,
+            1 + number,
+            candidates.Choice(job.tries, pick),
         )
         rounds.append(made)
         frames = _join_frames(frames, engine.decode_video(made["visual"]), overlap)

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from poet.sample import extend, inputs, names, outputs
+from poet.sample import candidates, extend, inputs, names, outputs
 from poet.sample.asks import Ask, Job, Link
 from poet.sample.engine import Engine
+from poet.sample.preview import Preview
 from poet.tokens.tasks import Task
 
 __all__ = ["Ask", "Job", "Link", "check", "run"]
@@ -30,6 +31,7 @@ def run(
     asks: Sequence[Ask],
     say: Callable[[int], None] = lambda done: None,
     estimator: Any = None,
+    pick: candidates.PickFn | None = None,
 ) -> list[dict[str, Any]]:
     """Answers every request that has no files yet; returns the rows of samples.jsonl.
 
@@ -39,6 +41,7 @@ def run(
       asks: Requests; names differ.
       say: Called with the number of requests answered so far.
       estimator: Of flow and depth, for stylization; OpenCV's flow when None.
+      pick: Chooses among the job's tries; the likeliest when None.
 
     Raises:
       ValueError: A request lacks what the task needs, names a file that cannot be read, or the
@@ -54,7 +57,7 @@ def run(
         for first in range(0, len(group), size):
             batch = group[first : first + size]
             if not all(outputs.is_answered(engine.facts, job, ask) for ask in batch):
-                _Batch(engine, job, task_name, size, estimator).answer(batch)
+                _Batch(engine, job, task_name, size, estimator, pick).answer(batch)
             done += len(batch)
             say(done)
     rows = [json.loads(outputs.row_path(job, ask).read_text()) for ask in asks]
@@ -130,6 +133,7 @@ class _Batch:
     task_name: str
     size: int
     estimator: Any
+    pick: candidates.PickFn | None
 
     def answer(self, asks: list[Ask]) -> None:
         """Writes the files of all; a request that cannot be read is noted if the job says so."""
@@ -150,10 +154,17 @@ class _Batch:
         fields: dict[str, Any] = {}
         if givens[0].frames or givens[0].sound is not None:
             fields = inputs.encode(self.engine, givens + givens[-1:] * missing)
-        fields = self._made(task.name, padded, fields, 0)
+        preview = None
+        if self.job.has_preview and any(part.kind == "visual" for part in task.outputs):
+            folder = self.job.out / "preview"
+            preview = Preview(self.engine, folder, [ask.name for ask in readable])
+        fields = self._made(task.name, padded, fields, 0, preview)
+        seconds = {}
+        if preview is not None:
+            seconds = {"first_frame_s": preview.first_s, "last_frame_s": preview.total_s}
         for place, link in enumerate(self.job.then, start=1):
             fields = self._follow(link, padded, fields, place)
-        self._write(readable, padded, givens, fields)
+        self._write(padded, givens, fields, {"answered_by": task.name, **seconds})
 
     def _read(self, ask: Ask, task: Task) -> inputs.Given:
         engine, sound = self.engine, self.engine.sound
@@ -168,7 +179,12 @@ class _Batch:
         )
 
     def _made(
-        self, name: str, asks: list[Ask], fields: Mapping[str, Any], place: int
+        self,
+        name: str,
+        asks: list[Ask],
+        fields: Mapping[str, Any],
+        place: int,
+        preview: Preview | None = None,
     ) -> dict[str, Any]:
         """The fields with what the task makes of them."""
         prompt = self.job.then[place - 1].prompt if place else ""
@@ -176,12 +192,15 @@ class _Batch:
             "prompts": [prompt or extend.prompt_at(ask.prompt, 0.0) for ask in asks],
             "negative_prompts": [ask.negative_prompt for ask in asks] if not place else [],
         }
-        made = self.engine.generate(
+        made = candidates.generate(
+            self.engine,
             name,
             {**fields, **texts},
-            [ask.number for ask in asks],
+            asks,
             [self.job.sampling_of(ask, place) for ask in asks],
             place,
+            candidates.Choice(self.job.tries, self.pick),
+            **({"preview": preview} if preview else {}),
         )
         return {**fields, **made}
 
@@ -209,17 +228,22 @@ class _Batch:
         return self._made(task.name, asks, fields, place)
 
     def _write(
-        self, asks: list[Ask], padded: list[Ask], givens: list[inputs.Given], fields: dict[str, Any]
+        self,
+        padded: list[Ask],
+        givens: list[inputs.Given],
+        fields: dict[str, Any],
+        told: Mapping[str, Any],
     ) -> None:
-        engine, count = self.engine, len(asks)
+        """Files and rows of the requests that were read; the others of ``padded`` are fillers."""
+        engine, count = self.engine, len(givens)
         if self.job.seconds:
-            clips = extend.extend(engine, self.job, padded, fields, count)
+            clips = extend.extend(engine, self.job, padded, fields, count, self.pick)
         else:
             # Decoded together: tokenizers work in batches of one compiled size.
             frames = engine.decode_video(fields["visual"][:count]) if "visual" in fields else None
             sound = engine.decode_sound(fields["audio"][:count]) if "audio" in fields else None
             clips = extend.Clips(frames=frames, sound=sound, rounds=[fields])
-        for i, ask in enumerate(asks):
+        for i, ask in enumerate(padded[:count]):
             ids = [
                 {k: np.asarray(v[i]).tolist() for k, v in codes.items()} for codes in clips.rounds
             ]
@@ -230,5 +254,5 @@ class _Batch:
                 frames=None if clips.frames is None else clips.frames[i],
                 sound=None if clips.sound is None else clips.sound[i],
                 ids=ids[0] if len(ids) == 1 else ids,
-                more={"answered_by": self.task_name, "notes": list(givens[i].notes)},
+                more={**told, "notes": list(givens[i].notes)},
             )

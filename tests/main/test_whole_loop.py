@@ -10,7 +10,7 @@ import pytest
 from poet.data import records
 from poet.demo import report, runner, scores, sizes, stages
 from poet.main import cli
-from poet.media import sound, video
+from poet.media import images, sound, video
 from poet.tokenizers import protocol, visual
 
 # One fixture makes everything, most of it by compiling: a minute or two on a quiet machine.
@@ -196,6 +196,26 @@ def test_a_long_clip_and_a_chain(out, tmp_path):
     row = json.loads((tmp_path / "chain.json").read_text())
     assert [link["prompt"] for link in row["then"]] == ["a blue circle", ""]
     assert row["has_sound"] and set(row["ids"]) == {"visual", "audio"}
+
+
+def test_frames_are_shown_as_they_are_written(out, tmp_path, capsys):
+    argv = ["--task=text_to_video", "--prompt=a red circle", "--preview", f"--out={tmp_path}"]
+    assert cli.main(asked(out, *argv)) == 0
+    names = sorted(path.name for path in (tmp_path / "preview").iterdir())
+    assert names == [f"0000_{frame:03d}.png" for frame in (0, 4, 8, 12, 16)]
+    row = json.loads((tmp_path / "0000.json").read_text())
+    assert 0 < row["first_frame_s"] <= row["last_frame_s"]
+    assert "first frame after" in capsys.readouterr().out
+    # The last picture is the clip's last frame, but for the video codec.
+    last = images.read_image(tmp_path / "preview" / "0000_016.png").astype(int)
+    shown = video.read_video(tmp_path / "0000.mp4", 8.0)[-1]
+    assert np.abs(last - shown).mean() < 4
+
+
+def test_the_likeliest_of_several_clips(out, tmp_path):
+    argv = ["--task=text_to_video", "--prompt=a red circle", "--candidates=3", "--seconds=3"]
+    assert cli.main(asked(out, *argv, f"--out={tmp_path / 'best.mp4'}")) == 0
+    assert len(video.read_video(tmp_path / "best.mp4", 8.0)) == 24
 
 
 def test_lines_of_requests_over_two_hosts(out, tmp_path, capsys):
