@@ -71,3 +71,33 @@ def test_batches_are_timed_and_their_padding_counted(benchmark, tmp_path, capsys
     lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert float(lines["padding_in_groups"]) == 0 < float(lines["padding_to_the_longest"])
     assert float(lines["tokens_per_second"].replace(",", "")) > 0
+
+
+def test_decoding_of_the_model_is_one_line_of_json(benchmark, capsys):
+    sizes = ["--layers=1", "--d_model=16", "--heads=2", "--mlp=16", "--vocab=64"]
+    asked = ["--batch=2", "--prefix=8", "--new=32", "--frame=16", "--repeats=1", "--guidance=2"]
+    assert benchmark.main(["decode", *sizes, *asked]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["tokens_per_s"] == pytest.approx(2 * 32 / facts["total_s"])
+    assert facts["passes_per_s"] == pytest.approx(32 / facts["total_s"])
+    assert facts["ms_a_step"] == pytest.approx(1e3 * facts["total_s"] / 32)
+    # Matrices of the layer (16 x (3 + 1) x 16 + 3 x 16 x 16), norms, the head, and for twice two
+    # rows keys and values of 8 + 32 / 2 positions, 4 bytes a number.
+    layer = 4 * 16 * 16 + 3 * 16 * 16 + 2 * 16 + 2 * 8
+    assert facts["bytes_a_step"] == 4 * (layer + 16 * 64 + 4 * 24 * 2 * 16)
+    assert 0 < facts["first_frame_s"] and 0 < facts["roofline_share"]
+    assert "bytes_per_s" in facts and "peak_memory_bytes" in facts
+
+
+def test_diagonal_passes_are_counted(benchmark, capsys):
+    sizes = ["--layers=1", "--d_model=16", "--heads=2", "--mlp=16", "--vocab=64"]
+    asked = ["--batch=1", "--prefix=8", "--new=64", "--frame=32", "--repeats=1"]
+    assert benchmark.main(["decode", *sizes, *asked, "--schedule=diagonal"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    # Four rows of 16 columns in all, each one pass behind the row above.
+    assert facts["passes_per_s"] * facts["total_s"] == pytest.approx(16 + 3)
+
+
+def test_a_prefix_that_is_too_short_is_refused(benchmark):
+    with pytest.raises(SystemExit, match="Expected --prefix of 5 or more"):
+        benchmark.main(["decode", "--prefix=3"])
