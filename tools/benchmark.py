@@ -14,8 +14,6 @@ run, so their ratio is a fair share of this machine on this day.
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tools import benchmark_data, benchmark_decode
+from tools.measuring import median_seconds, peak_memory_bytes
 
 _FPS = 8.0
 
@@ -73,7 +72,7 @@ def measure_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
         ("encode", tokenizer.encode, video),
         ("decode", tokenizer.decode, codes),
     ):
-        seconds = _median_seconds(lambda run=run, given=given: run(given), args.repeats)
+        seconds = median_seconds(lambda run=run, given=given: run(given), args.repeats)
         lowered = jax.jit(whole.apply, static_argnames="method").lower(
             {"params": params}, jax.ShapeDtypeStruct(given.shape, given.dtype), method=name
         )
@@ -88,7 +87,7 @@ def measure_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
             "share_of_peak": flops / seconds / facts["peak_flops"],
             "bytes": float(cost.get("bytes accessed", 0.0)),
         }
-    facts["peak_memory_bytes"] = _peak_memory_bytes()
+    facts["peak_memory_bytes"] = peak_memory_bytes()
     return facts
 
 
@@ -98,28 +97,7 @@ def measure_peak_flops(size: int = 0) -> float:
     size = size or (2048 if is_cpu else 8192)
     left = jnp.ones((size, size), jnp.float32 if is_cpu else jnp.bfloat16)
     product = jax.jit(lambda x: x @ x)
-    return 2.0 * size**3 / _median_seconds(lambda: product(left).block_until_ready(), 5)
-
-
-def _median_seconds(run: Callable[[], Any], repeats: int) -> float:
-    run()  # compiles
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
-
-
-def _peak_memory_bytes() -> int:
-    """Of the device where it says so, else of this process."""
-    stats = jax.devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return int(stats["peak_bytes_in_use"])
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return 2.0 * size**3 / median_seconds(lambda: product(left).block_until_ready(), 5)
 
 
 def _table(facts: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ is two rows, and tokens are counted once.
 import argparse
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +20,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from tools.measuring import peak_memory_bytes, seconds_of
 
 # Layers, width, heads, MLP, visual codes. A and B: the two sizes of other stacks' figures.
 _SIZES = {
@@ -78,14 +79,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     def run(say: Any = None) -> None:
         decode.generate(params, config, plan, fields, request, decoding=decoding, say=say)
 
-    compile_s, first_s = _seconds(run), _first_frame(run)
+    compile_s, first_s = seconds_of(run), _first_frame(run)
     rivals = {"poet": run}
     if args.against == "torch":
         rivals["torch"] = _torch_generate(args)
     seconds = {name: [] for name in rivals}
     for _ in range(args.repeats):
         for name, rival in rivals.items():
-            seconds[name].append(_seconds(rival))
+            seconds[name].append(seconds_of(rival))
     total = float(np.median(seconds["poet"]))
     num_passes = schedule.describe(plan, order)["passes"]
     read = _bytes_a_step(args, config, params, num_passes)
@@ -103,7 +104,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "bytes_a_step": read,
         "bytes_per_s": bandwidth,
         "roofline_share": read / bandwidth / (total / num_passes),
-        "peak_memory_bytes": _peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
     }
     if "torch" in seconds:
         theirs = float(np.median(seconds["torch"]))
@@ -217,7 +218,7 @@ def measure_bandwidth(num_bytes: int = 2**28) -> float:
     is_cpu = jax.default_backend() == "cpu"
     values = jnp.ones(num_bytes * (1 if is_cpu else 8) // 4, jnp.float32)
     total = jax.jit(jnp.sum)
-    seconds = [_seconds(lambda: total(values).block_until_ready()) for _ in range(10)]
+    seconds = [seconds_of(lambda: total(values).block_until_ready()) for _ in range(10)]
     return values.nbytes / min(seconds[1:])
 
 
@@ -279,23 +280,6 @@ def _torch_generate(args: argparse.Namespace) -> Callable[[], None]:
 
     run()
     return run
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def _peak_memory_bytes() -> int:
-    """Of the device where it says so, else of this process."""
-    stats = jax.devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return int(stats["peak_bytes_in_use"])
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def main(argv: list[str]) -> int:

@@ -95,7 +95,7 @@ def write_answer(
     *,
     frames: np.ndarray | None,
     sound: np.ndarray | None,
-    ids: Mapping[str, Any],
+    ids: Any,
     more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Writes the media file, then the row; returns the row.
