@@ -87,7 +87,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for _ in range(args.repeats):
         for name, rival in rivals.items():
             seconds[name].append(seconds_of(rival))
-    total = float(np.median(seconds["poet"]))
+    total, peak = float(np.median(seconds["poet"])), peak_memory_bytes()
     num_passes = schedule.describe(plan, order)["passes"]
     read = _bytes_a_step(args, config, params, num_passes)
     bandwidth = measure_bandwidth()
@@ -104,7 +104,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "bytes_a_step": read,
         "bytes_per_s": bandwidth,
         "roofline_share": read / bandwidth / (total / num_passes),
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": peak,
     }
     if "torch" in seconds:
         theirs = float(np.median(seconds["torch"]))
