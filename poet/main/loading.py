@@ -32,7 +32,6 @@ def load_engine(checkpoint_dir: str, tokenizers_dir: str, decoding=None):
             " `poet train --gin_file=gin/runs/demo.gin`, run `make demo`, or pass --checkpoint."
         )
     meta = checkpoint.read_meta(checkpoint_dir)
-    config = lm.model_from_meta(meta)
     for kind, tokenizer in (("visual", visual), ("audio", audio)):
         trained = meta["tokenizers"].get(kind)
         if trained is not None and trained != tokenizer.fingerprint:
@@ -41,21 +40,24 @@ def load_engine(checkpoint_dir: str, tokenizers_dir: str, decoding=None):
                 f" {trained[:12]}, but {tokenizers_dir} holds {tokenizer.fingerprint[:12]};"
                 " pass the --tokenizers that its dataset was prepared with."
             )
-    return engine.Engine(
-        params=checkpoint.load_params(checkpoint_dir),
-        config=config,
+    trained = engine.Trained(
+        config=lm.model_from_meta(meta),
         clip=from_json(ClipShape, meta["clip"]),
         sound=from_json(SoundShape, meta["sound"]) if meta["sound"] else None,
         tasks={name: from_json(Task, task) for name, task in meta["task_values"].items()},
-        tokenizers=engine.Tokenizers(
-            visual=visual, audio=audio, text=lm.text_tokenizer_from_meta(meta)
-        ),
         facts={
             "model_dir": str(checkpoint_dir),
             "step": meta["step"],
             "dataset_fingerprint": meta["dataset_fingerprint"],
             "tokenizers": meta["tokenizers"],
         },
+    )
+    return engine.Engine(
+        params=checkpoint.load_params(checkpoint_dir),
+        trained=trained,
+        tokenizers=engine.Tokenizers(
+            visual=visual, audio=audio, text=lm.text_tokenizer_from_meta(meta)
+        ),
         decoding=decoding,
     )
 

@@ -12,6 +12,7 @@ import wave
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -90,27 +91,22 @@ def write_video(
                 _mux_sound(container, audio_stream, sound, sample_rate_hz)
 
 
-def write_clip(
-    path: str | os.PathLike,
-    frames: UInt8[np.ndarray, "T Y X 3"],
-    frames_per_second: float,
-    sound: Float[np.ndarray, "S"] | None = None,
-    sample_rate_hz: int = 16_000,
-    scale: int = 1,
-) -> None:
-    """Writes .mp4 (`write_video`), .webm (VP9, Opus) or .gif (no sound) by the name's ending."""
+def write_clip(path: str | os.PathLike, *args: Any, **more: Any) -> None:
+    """Writes what `write_video` takes as .mp4, .webm (VP9, Opus) or .gif (no sound), by the name.
+
+    Raises:
+      ValueError: Another ending, or what `write_video` refuses.
+    """
+    writers = {".mp4": write_video, ".webm": _write_webm, ".gif": _write_gif}
     ending = Path(path).suffix.lower()
-    if ending == ".mp4":
-        write_video(path, frames, frames_per_second, sound, sample_rate_hz, scale)
-    elif ending == ".webm":
-        _write_webm(path, frames, frames_per_second, sound, sample_rate_hz, scale)
-    elif ending == ".gif":
-        _write_gif(path, frames, frames_per_second, scale)
-    else:
+    if ending not in writers:
         raise ValueError(f"Clips are written as .mp4, .webm or .gif, got {path}; change the name.")
+    writers[ending](path, *args, **more)
 
 
-def _write_webm(path, frames, frames_per_second, sound, sample_rate_hz, scale) -> None:
+def _write_webm(
+    path, frames, frames_per_second, sound=None, sample_rate_hz=16_000, scale=1
+) -> None:
     _check_pixels(path, frames, frames_per_second, scale)
     if sound is not None:
         _check_sound(sound, sample_rate_hz)
@@ -130,8 +126,12 @@ def _write_webm(path, frames, frames_per_second, sound, sample_rate_hz, scale) -
                 _mux_sound(container, heard, sound, sample_rate_hz, _OPUS_RATE_HZ)
 
 
-def _write_gif(path, frames, frames_per_second, scale) -> None:
+def _write_gif(
+    path, frames, frames_per_second, sound=None, sample_rate_hz=16_000, scale=1
+) -> None:
     from PIL import Image
+
+    del sound, sample_rate_hz  # the format has none
 
     _check_pixels(path, frames, frames_per_second, scale, needs_even=False)
     pictures = [Image.fromarray(f.repeat(scale, 0).repeat(scale, 1)) for f in frames]

@@ -2,7 +2,7 @@
 
 A draw inverts the distribution at one uniform number a row, found in two steps: the block of codes
 that holds it, then the code in the block. That reads the logits twice and sorts nothing; noise for
-every code of a vocabulary of 2^18 took longer than the model's layers (docs/LOG.md).
+every code of a vocabulary of 2^18 took longer than the model's layers (docs/benchmarks.md).
 
 Axes: B rows, V codes of the slot's own range.
 """

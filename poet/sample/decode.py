@@ -69,6 +69,15 @@ class Decoding:
         if self.block < 1:
             raise ValueError(f"block={self.block} must be at least 1; 256 is usual.")
 
+    def facts(self) -> dict[str, Any]:
+        """What of it may change an answer, as JSON."""
+        return {
+            "cache_dtype": self.cache_dtype,
+            "weight_dtype": self.weight_dtype,
+            "schedule": self.schedule.name,
+            "slope": self.schedule.slope,
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Progress:

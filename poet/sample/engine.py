@@ -30,17 +30,32 @@ class Tokenizers:
     text: Any
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a checkpoint says of its model.
+
+    Attributes:
+      config: Sizes of the model.
+      clip: Size of its clips.
+      sound: Size of their sound, None for a model without.
+      tasks: Name -> task it was trained for.
+      facts: What to write beside every answer, such as the checkpoint's step; JSON-able.
+    """
+
+    config: PrefixLMConfig
+    clip: ClipShape
+    sound: SoundShape | None
+    tasks: Mapping[str, Task]
+    facts: Mapping[str, Any]
+
+
 class Engine:
     """Answers requests with one model.
 
     Args:
       params: Parameters of the model.
-      config: Its sizes.
-      clip: Size of its clips.
-      sound: Size of their sound, None for a model without.
-      tasks: Name -> task it was trained for.
+      trained: What its checkpoint says of it.
       tokenizers: What its ids mean.
-      facts: What to write beside every answer, such as the checkpoint's step; JSON-able.
       decoding: Types of weights and caches, order of tokens.
     """
 
@@ -48,19 +63,18 @@ class Engine:
         self,
         *,
         params: Any,
-        config: PrefixLMConfig,
-        clip: ClipShape,
-        sound: SoundShape | None,
-        tasks: Mapping[str, Task],
+        trained: Trained,
         tokenizers: Tokenizers,
-        facts: Mapping[str, Any],
         decoding: decode.Decoding | None = None,
     ):
-        self.clip, self.facts = clip, dict(facts)
-        self._sound, self._tasks, self._tokenizers = sound, dict(tasks), tokenizers
-        self._config = config
         self._decoding = decoding or decode.Decoding()
-        self._params = decode.prepare_for_sampling(params, config, self._decoding.weight_dtype)
+        self.clip, self.sound = trained.clip, trained.sound
+        self.facts = dict(trained.facts) | {"decoding": self._decoding.facts()}
+        self._tasks, self._tokenizers = dict(trained.tasks), tokenizers
+        self._config = trained.config
+        self._params = decode.prepare_for_sampling(
+            params, trained.config, self._decoding.weight_dtype
+        )
 
     @property
     def sample_rate_hz(self) -> int:
@@ -81,11 +95,6 @@ class Engine:
         if name in self._tasks:
             return self._tasks[name]
         return self._tasks[names.resolve(name, self._tasks)]
-
-    @property
-    def sound(self) -> SoundShape | None:
-        """Size of the sound of its clips."""
-        return self._sound
 
     def check_prompt(self, prompt: str) -> None:
         """ValueError for a prompt that is empty or longer than the text slots."""
@@ -145,7 +154,7 @@ class Engine:
     def plan(self, task: Task) -> sequence.SequencePlan:
         """Where everything sits in the sequences of a task."""
         return sequence.plan(
-            task, self.clip, self._sound, self._config.text_slots, self._config.vocabulary
+            task, self.clip, self.sound, self._config.text_slots, self._config.vocabulary
         )
 
     def _text_ids(self, text: str) -> Int[np.ndarray, "L"]:
