@@ -105,6 +105,19 @@ def hide(
     return frames[:, rows[:, None], columns[None, :]]
 
 
+def hide_some(clips: list[np.ndarray], share: float, draw: np.random.Generator) -> list[np.ndarray]:
+    """The clips, about a ``share`` of them with a random region hidden.
+
+    For training tokenizers: a small one makes little of pictures that it has never seen.
+    """
+    is_hidden = draw.random(len(clips)) < share
+    regions = draw.integers(len(REGIONS), size=len(clips))
+    return [
+        hide(clip, REGIONS[region]) if hidden else clip
+        for clip, hidden, region in zip(clips, is_hidden, regions, strict=True)
+    ]
+
+
 def fill_rules() -> dict[str, str]:
     """{region: how its hidden pixels are filled}, as recorded with a dataset."""
     return dict(_FILLS)

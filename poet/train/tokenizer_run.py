@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 import poet
+from poet.data import masking
 from poet.tokenizers import audio, protocol, visual
 from poet.tokenizers.magvit2 import MagvitConfig
 from poet.tokenizers.soundstream import SoundStreamConfig
@@ -114,6 +115,7 @@ class VisualRecipe:
       image_steps: First steps, on single frames: cheap, and where a frame's look is learned. The
         model is inflated to video after them.
       images_per_batch: Frames of such a step.
+      hidden_share: Share of the crops with a random region hidden, as painting is given them.
     """
 
     model: MagvitConfig = MagvitConfig()
@@ -126,6 +128,7 @@ class VisualRecipe:
     length_shares: tuple[tuple[int, float], ...] = ()
     image_steps: int = 0
     images_per_batch: int = 16
+    hidden_share: float = 0.0
     kind: str = dataclasses.field(default="visual", init=False)
 
     def __post_init__(self):
@@ -137,10 +140,11 @@ class VisualRecipe:
                     f"length_shares has {num_frames} frames with share {share}; expected 1 + 4k"
                     f" frames, at most num_frames={self.num_frames}, and a positive share."
                 )
-        if self.image_steps < 0 or self.images_per_batch < 1:
+        counts = (self.image_steps, self.images_per_batch - 1)
+        if min(counts) < 0 or not 0 <= self.hidden_share <= 1:
             raise ValueError(
-                f"image_steps={self.image_steps} must be 0 or more and"
-                f" images_per_batch={self.images_per_batch} 1 or more."
+                f"image_steps={self.image_steps} must be 0 or more, images_per_batch="
+                f"{self.images_per_batch} 1 or more, hidden_share={self.hidden_share} a share."
             )
 
     def media_facts(self) -> dict[str, Any]:
@@ -164,12 +168,13 @@ class VisualRecipe:
             draw = np.random.Generator(np.random.Philox(key=[seed, step]))
             index = int((draw.random() >= cumulative[:-1]).sum())
             length = lengths[index]
-            group, size = f"{length}_frames", self._clips_per_batch(length)
+            group, size = f"{length}_frames", max(1, round(self.frames_per_batch / length))
             if step < self.image_steps:
                 group, length, size = "images", 1, self.images_per_batch
             rows = draw.integers(0, len(media), size)
             starts = draw.integers(0, self.num_frames - length + 1, size)
-            crops = [media[w, t : t + length] for w, t in zip(rows, starts, strict=True)]
+            clips = masking.hide_some([media[w] for w in rows], self.hidden_share, draw)
+            crops = [clip[t : t + length] for clip, t in zip(clips, starts, strict=True)]
             return group, np.stack(crops)
 
         return batch_at
@@ -183,7 +188,7 @@ class VisualRecipe:
         """Shapes of images, if there are steps on images, then of each length of clips."""
         sizes = {"images": (self.images_per_batch, 1)} if self.image_steps else {}
         for length, _ in self.length_shares:
-            sizes[f"{length}_frames"] = (self._clips_per_batch(length), length)
+            sizes[f"{length}_frames"] = (max(1, round(self.frames_per_batch / length)), length)
         picture = (self.height_px, self.width_px, 3)
         return {
             group: jax.ShapeDtypeStruct((*size, *picture), np.uint8)
@@ -193,9 +198,6 @@ class VisualRecipe:
     def step(self, tx: Any) -> TrainStep:
         """The pure step."""
         return visual_step.make_step(self.model, self.losses, tx, self.image_steps)
-
-    def _clips_per_batch(self, num_frames: int) -> int:
-        return max(1, round(self.frames_per_batch / num_frames))
 
     def note(self, measures: Mapping[str, float]) -> str:
         """PSNR, codes in use, the discriminator."""

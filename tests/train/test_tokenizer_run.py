@@ -104,6 +104,19 @@ def test_visual_batches_follow_from_seed_and_step():
     assert groups == {("images", (7, 1)), ("5_frames", (4, 5)), ("17_frames", (1, 17))}
 
 
+def test_a_share_of_the_crops_is_hidden():
+    clips = np.full((1, 17, 4, 4, 3), 9, np.uint8)
+    sizes = {"height_px": 4, "width_px": 4, "images_per_batch": 400, "image_steps": 1}
+    for share in (0.0, 0.5, 1.0):
+        batch = VisualRecipe(**sizes, hidden_share=share).batch_at(clips, 0)(0)[1]
+        changed = (batch == 0).any(axis=(1, 2, 3, 4))
+        # Three of eight regions are filled with black, which alone shows on a flat clip.
+        assert abs(changed.mean() - 3 / 8 * share) < 0.05
+        assert (batch[~changed] == 9).all() and batch.shape == (400, 1, 4, 4, 3)
+    with pytest.raises(ValueError, match="hidden_share=2 a share"):
+        VisualRecipe(hidden_share=2)
+
+
 def test_audio_batches_are_what_is_compiled():
     recipe = AudioRecipe(crop_samples=640, batch_size=3)
     group, batch = recipe.batch_at(np.zeros((2, 1000), np.float32), 0)(0)
