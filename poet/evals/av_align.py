@@ -1,0 +1,121 @@
+"""AV-Align (TempoTokens, arXiv 2309.16429): do peaks of motion and onsets of sound coincide?
+
+Peaks of sound are onsets (`poet.evals.onsets`), peaks of motion local maxima of the mean magnitude
+of Farneback's optical flow. Two peaks match when they are less than a frame apart.
+
+Axes: T frames, Y rows, X columns, S samples, N onsets, M peaks of motion.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from poet.evals import onsets
+from poet.typing import Float, UInt8
+
+_FARNEBACK: dict[str, Any] = dict(
+    pyr_scale=0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """The score of one clip. With no peak at all it is 0 and both counts say so."""
+
+    score: float
+    num_sound_peaks: int
+    num_motion_peaks: int
+
+
+def align_clip(
+    frames: UInt8[np.ndarray, "T Y X 3"],
+    samples: Float[np.ndarray, "S"],
+    frames_per_second: float,
+    *,
+    form: Literal["bounded", "published"] = "bounded",
+) -> Alignment:
+    """AV-Align of a clip.
+
+    Args:
+      frames: RGB; frame 0 is at 0 s.
+      samples: Mono at 22,050 Hz in [-1, 1]; sample 0 is at 0 s.
+      frames_per_second: Of the frames; also the tolerance.
+      form: See `alignment`.
+
+    Raises:
+      ValueError: Fewer than two frames.
+    """
+    motion_s = _local_maxima(flow_magnitude_px(frames)) / frames_per_second
+    sound_s = onsets.onset_times_s(samples)
+    return alignment(sound_s, motion_s, frames_per_second, form=form)
+
+
+def alignment(
+    sound_s: Sequence[float] | Float[np.ndarray, "N"],
+    motion_s: Sequence[float] | Float[np.ndarray, "M"],
+    frames_per_second: float,
+    *,
+    form: Literal["bounded", "published"] = "bounded",
+) -> Alignment:
+    """AV-Align from times of peaks in seconds.
+
+    Args:
+      sound_s: N onsets.
+      motion_s: M peaks of motion.
+      frames_per_second: Peaks match within less than 1 / frames_per_second.
+      form: "bounded": P R / (P + R - P R), P the share of onsets that have a match and R that of
+        motion peaks: at most 1. "published": h / (N + M - h) with h the onsets that have a match,
+        as TempoTokens computes it; several onsets at one motion peak can take it above 1.
+
+    Raises:
+      ValueError: A frame rate of 0 or less.
+    """
+    if not frames_per_second > 0:
+        raise ValueError(f"Expected a frame rate above 0, got {frames_per_second}.")
+    sound, motion = np.asarray(sound_s, np.float64), np.asarray(motion_s, np.float64)
+    is_near = np.abs(sound[:, None] - motion) < 1.0 / frames_per_second
+    num_sound, num_motion = len(sound), len(motion)
+    num_hits, num_motion_hits = is_near.any(axis=1).sum(), is_near.any(axis=0).sum()
+    if not num_hits:
+        score = 0.0
+    elif form == "published":
+        score = num_hits / (num_sound + num_motion - num_hits)
+    else:
+        precision, recall = num_hits / num_sound, num_motion_hits / num_motion
+        score = precision * recall / (precision + recall - precision * recall)
+    return Alignment(score=float(score), num_sound_peaks=num_sound, num_motion_peaks=num_motion)
+
+
+def flow_magnitude_px(frames: UInt8[np.ndarray, "T Y X 3"]) -> Float[np.ndarray, "T"]:
+    """Mean length of the flow into each frame from the one before, in pixels.
+
+    Farneback's method in OpenCV on grey pictures: 3 levels of half size, windows of 15, 3
+    iterations, polynomials over 5 pixels with sigma 1.2. The first value stands twice, so that
+    there is one a frame.
+
+    Raises:
+      ValueError: Fewer than two frames.
+    """
+    import cv2
+
+    if len(frames) < 2:
+        raise ValueError(f"Motion needs at least 2 frames, got {len(frames)}.")
+    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
+    lengths = [
+        np.linalg.norm(
+            cv2.calcOpticalFlowFarneback(
+                one, two, np.zeros((*one.shape, 2), np.float32), **_FARNEBACK
+            ).astype(np.float64),
+            axis=-1,
+        ).mean()
+        for one, two in zip(grey[:-1], grey[1:], strict=True)
+    ]
+    return np.array([lengths[0], *lengths])
+
+
+def _local_maxima(values):
+    """Indices of values larger than both neighbours; the ends have only one and never count."""
+    is_peak = (values[1:-1] > values[:-2]) & (values[1:-1] > values[2:])
+    return 1.0 + np.flatnonzero(is_peak)
