@@ -60,8 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All figures of one size; see the module."""
-    from poet.sample import decode, schedule
+    from poet.sample import decode
     from poet.sample.requests import SamplingRequest
+    from poet.tokens import schedule
 
     config, plan = _model(args)
     order = schedule.Schedule(args.schedule)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from poet.data import masking
-from poet.evals import shapes_scores
+from poet.evals import decode_times, shapes_scores
 from poet.media import sound as sound_files
 from poet.media import video as video_files
 from poet.shapes_world import captions, checker, world
@@ -225,8 +225,8 @@ def run(
     split: str = "validation",
     count: int = 64,
     say: Callable[[str], None] = print,
-) -> list[dict[str, Any]]:
-    """Asks for everything and scores it; returns one row a score.
+) -> dict[str, list[dict[str, Any]]]:
+    """Asks for everything and scores it.
 
     Args:
       engine: A `poet.sample.engine.Engine`.
@@ -236,6 +236,10 @@ def run(
       split: Of the clips.
       count: First so many clips in file order.
       say: Told what is being done.
+
+    Returns:
+      "rows", one a score, and "decoding", the fastest batch of each program with its passes and
+      seconds (see `decode_times`).
     """
     specs = [
         (clips / file, spec)
@@ -244,12 +248,25 @@ def run(
     ][:count]
     if not specs:
         raise ValueError(f"Expected clips of split {split!r} in {clips}, found none.")
-    rows = []
+    rows, decoding = [], []
     for trial in TRIALS:
         say(f"{trial.task} {' '.join(f'{k}={v}' for k, v in trial.settings.items())}")
-        answers = _answers(engine, trial, specs, out, sampling)
+        with decode_times.watch(engine) as calls:
+            answers = _answers(engine, trial, specs, out, sampling)
+        times = decode_times.remembered(_folder(trial, out) / "decoding.json", engine, calls)
+        decoding += [{"asked": _asked(trial), **row} for row in times]
         rows += _scores(trial, answers)
-    return rows
+    return {"rows": rows, "decoding": decoding}
+
+
+def _folder(trial: Trial, out: Path) -> Path:
+    seconds = trial.settings.get("seconds")
+    return out / (trial.task + (f"_{seconds:g}s" if seconds else ""))
+
+
+def _asked(trial: Trial) -> str:
+    seconds = trial.settings.get("seconds")
+    return trial.task + (f", {seconds:g} s" if seconds else "")
 
 
 def _answers(engine: Any, trial: Trial, specs: Any, out: Path, sampling: Any) -> list[Answer]:
@@ -263,7 +280,7 @@ def _answers(engine: Any, trial: Trial, specs: Any, out: Path, sampling: Any) ->
         temperature=settings.pop("temperature", sampling.temperature),
     )
     seconds = settings.pop("seconds", 0.0)
-    folder = out / (trial.task + (f"_{seconds:g}s" if seconds else ""))
+    folder = _folder(trial, out)
     job = jobs.Job(task=trial.task, sampling=sampling, out=folder, seconds=seconds, overwrite=True)
     asks, wanted = [], []
     for number, (path, spec) in enumerate(specs):
@@ -327,7 +344,7 @@ def _answer(
 def _scores(trial: Trial, answers: Sequence[Answer]) -> list[dict[str, Any]]:
     rows = []
     seconds = trial.settings.get("seconds")
-    task = trial.task + (f", {seconds:g} s" if seconds else "")
+    task = _asked(trial)
     for name, is_right in trial.scores.items():
         counted = [value for value in map(is_right, answers) if value is not None]
         if counted:

@@ -10,13 +10,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from poet.layers.attention import prefix_attention
+from poet.layers.attention import masked_attention, prefix_attention
 from poet.layers.dropout import ChannelDropout
 from poet.layers.linear import Linear
 from poet.layers.mlp import GatedMLP
 from poet.layers.norm import RMSNorm
 from poet.layers.position import rotate
-from poet.typing import Array, Float
+from poet.typing import Array, Bool, Float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,11 @@ class Block(nn.Module):
         self.dropout = ChannelDropout(config.dropout_rate)
 
     def __call__(
-        self, x: Float[Array, "B L D"], rotation: Any, prefix_length: int
+        self,
+        x: Float[Array, "B L D"],
+        rotation: Any,
+        prefix_length: int,
+        visible: Bool[Array, "L L"] | None = None,
     ) -> Float[Array, "B L D"]:
         """Whole sequences: full inside the prefix, causal after it.
 
@@ -82,9 +86,12 @@ class Block(nn.Module):
           x: Residual stream.
           rotation: Rows of ``rotation_table`` for the L positions.
           prefix_length: Static P.
+          visible: Which rows each row sees, instead; the weights of all pairs are then held.
         """
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         q, k, v = self._project(x, rotation)
+        if visible is not None:
+            return self._finish(x, masked_attention(q, k, v, visible))
         return self._finish(x, prefix_attention(q, k, v, prefix_length))
 
     def _project(self, x: Array, rotation: Any) -> tuple[Array, Array, Array]:

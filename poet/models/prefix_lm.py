@@ -1,6 +1,7 @@
 """The language model: a decoder-only prefix LM over special, visual, audio and text ids.
 
-Axes: B batch, L sequence (of a plan), P prefix, R = L - 1 - P output rows, D model width.
+Axes: B batch, L sequence (of a plan), P prefix, R = L - 1 - P output rows, N = L - 1 + E fed rows
+(E = 0 in raster order), D model width.
 """
 
 import dataclasses
@@ -19,6 +20,8 @@ from poet.models.block import Block, BlockConfig
 from poet.models.config import REMAT_POLICIES, PrefixLMConfig
 from poet.models.tables import SegmentTables
 from poet.models.text_encoder import PAD_ID, T5Encoder
+from poet.tokens.fed_rows import FedRows, fed_rows
+from poet.tokens.schedule import RASTER, Schedule
 from poet.tokens.sequence import SequencePlan
 from poet.typing import Array, Bool, Float, Int
 
@@ -39,8 +42,10 @@ class _ScannedBlock(nn.Module):
     config: BlockConfig
 
     @nn.compact
-    def __call__(self, x: Array, rotation: Any, prefix: _Prefix) -> tuple[Array, None]:
-        return Block(self.config, name="block")(x, rotation, prefix.length), None
+    def __call__(
+        self, x: Array, rotation: Any, prefix: _Prefix, visible: Array | None
+    ) -> tuple[Array, None]:
+        return Block(self.config, name="block")(x, rotation, prefix.length, visible), None
 
 
 class PrefixLM(nn.Module):
@@ -51,9 +56,14 @@ class PrefixLM(nn.Module):
 
     Attributes:
       config: Sizes.
+      schedule: Order in which visual tokens are written. Under another than raster, training sees
+        what decoding in that order sees (`poet.tokens.fed_rows`). Attention then holds its weights
+        for all pairs of rows, which is meant for short adaptation runs; a `remat_policy` of "full"
+        keeps those of one layer at a time.
     """
 
     config: PrefixLMConfig
+    schedule: Schedule = RASTER
 
     def setup(self) -> None:
         config = self.config
@@ -93,29 +103,39 @@ class PrefixLM(nn.Module):
         self.text_pad = self.param("text_pad", pad_init, (config.d_model,))
 
     def __call__(self, plan: SequencePlan, batch: Batch) -> Float[Array, "B R D"]:
-        """Normalised hidden states of the rows from <bov_o> (or <boa_o>) on, in order.
+        """Normalised hidden states of the rows that predict what follows <bov_o> (or <boa_o>).
 
         Args:
           plan: Static; its vocabulary must be the config's.
           batch: ``decoder_input_tokens`` int32 [B, L-1], ``text_ids`` [B, slots], and optionally
             ``text_is_dropped`` [B], which replaces an example's text by pad vectors.
         """
-        return self.final_norm(self.stream(plan, batch)[:, plan.prefix_length :])
+        rows = self._rows(plan)
+        predicting = slice(plan.prefix_length, None) if rows is None else rows.predicting
+        return self.final_norm(self.stream(plan, batch)[:, predicting])
 
-    def stream(self, plan: SequencePlan, batch: Batch) -> Float[Array, "B n D"]:
-        """The residual stream of all n = L - 1 fed positions after the last layer."""
-        batch = jax.tree.map(jnp.asarray, batch)
+    def stream(self, plan: SequencePlan, batch: Batch) -> Float[Array, "B N D"]:
+        """The residual stream of all fed rows after the last layer."""
+        batch, rows = jax.tree.map(jnp.asarray, batch), self._rows(plan)
         x = self.embed_tokens(
             plan,
             batch["decoder_input_tokens"],
             batch["text_ids"],
             batch.get("text_is_dropped"),
+            rows,
         )
-        rotation = rotation_table(x.shape[1], self.config.head_dim)
-        x, _ = self.layers(self.dropout(x), rotation, _Prefix(plan.prefix_length))
+        rotation, visible = rotation_table(plan.length - 1, self.config.head_dim), None
+        if rows is not None:
+            rotation, visible = rotation[rows.places], jnp.asarray(rows.visible)
+        x, _ = self.layers(self.dropout(x), rotation, _Prefix(plan.prefix_length), visible)
         if self.is_initializing():
             self.head()  # made now: a submodule's parameters appear at its first use
         return x
+
+    def _rows(self, plan: SequencePlan) -> FedRows | None:
+        """None where rows and mask are those of raster, whatever the schedule's name."""
+        rows = None if self.schedule == RASTER else fed_rows(plan, self.schedule)
+        return rows if rows is not None and rows.num_extra else None
 
     def loss(self, plan: SequencePlan, batch: Batch) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Mean nats per weighted output token, z-loss included, and measures without it.
@@ -157,8 +177,12 @@ class PrefixLM(nn.Module):
         tokens: Int[Array, "B n"],
         text_ids: Int[Array, "B T"],
         text_is_dropped: Bool[Array, " B"] | None = None,
-    ) -> Float[Array, "B n D"]:
-        """The residual stream's start for the first n positions, n < L, n past the text."""
+        rows: FedRows | None = None,
+    ) -> Float[Array, "B _ D"]:
+        """The residual stream's start for the first n positions, n < L, n past the text.
+
+        With ``rows``, which need n = L - 1, that of those rows.
+        """
         if plan.vocabulary != self.config.vocabulary:
             raise ValueError(
                 f"The plan's vocabulary has {plan.vocabulary.size} ids"
@@ -171,7 +195,10 @@ class PrefixLM(nn.Module):
         elif self.is_initializing():
             self.text_vectors(jnp.zeros((1, 1), jnp.int32), None)
         x = self.embed.sequence(plan, tokens, text_vectors)
-        x = x + self.attributes(plan)[None, : tokens.shape[1]]
+        attributes = self.attributes(plan)[None, : tokens.shape[1]]
+        if rows is not None:
+            x, attributes = x[:, rows.sources], attributes[:, rows.places]
+        x = x + attributes
         return x.astype(self.config.dtype)
 
     def attributes(self, plan: SequencePlan) -> Float[Array, "n D"]:

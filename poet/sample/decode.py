@@ -29,10 +29,10 @@ from poet.sample import cache as caching
 from poet.sample import choose as choosing
 from poet.sample import layers
 from poet.sample.requests import SamplingMode, SamplingRequest, settings_of
-from poet.sample.schedule import IDLE, RASTER, Passes, Schedule, passes_of, whole_frames
 from poet.sample.weights import multiply, prepare_for_sampling, sampling_config
 from poet.tokens import sequence
 from poet.tokens.layout import Slot
+from poet.tokens.schedule import IDLE, RASTER, Passes, Schedule, passes_of, runs_of, whole_frames
 from poet.tokens.sequence import SequencePlan
 from poet.typing import Array
 
@@ -257,11 +257,12 @@ class _Writer:
         slots = [slot for slot in plan.slots if slot.is_output]
         all_passes = [passes_of(plan, slot, self._static.decoding.schedule) for slot in slots]
         total, done, frames = sum(len(passes) for passes in all_passes), 0, 0
+        block = self._static.decoding.block
         for slot, passes in zip(slots, all_passes, strict=True):
             if at < slot.start - 1:
                 self._feed(at, slot.start - 1)
             logits = []
-            for first, stop in self._pieces(slot, passes, every_frame=say is not None):
+            for first, stop in runs_of(plan, slot, passes, block, every_frame=say is not None):
                 self._grow(int(passes.needed[stop - 1]))
                 logits.append(self._write(slot, passes, first, stop))
                 if slot.kind == "visual":
@@ -290,18 +291,6 @@ class _Writer:
         caches = self.state["caches"]
         if caches[0]["key"].shape[2] < length:
             self.state["caches"] = _grow(caches, self._capacity(length))
-
-    def _pieces(self, slot: Slot, passes: Passes, every_frame: bool) -> list[tuple[int, int]]:
-        """Runs [first, stop) of passes that one capacity serves, cut where frames end if asked."""
-        blocks = -(-passes.needed // self._static.decoding.block)
-        cuts = set((np.flatnonzero(np.diff(blocks)) + 1).tolist())
-        if every_frame and slot.kind == "visual":
-            whole = [
-                whole_frames(self._plan, slot, passes, stop) for stop in range(len(passes) + 1)
-            ]
-            cuts |= set((np.flatnonzero(np.diff(whole)) + 1).tolist())
-        bounds = sorted(cuts | {0, len(passes)})
-        return list(zip(bounds, bounds[1:], strict=False))
 
     def _feed(self, start: int, stop: int) -> None:
         """Positions [start, stop), whose tokens are known, go through the layers for the cache."""

@@ -130,13 +130,8 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, params: Any) -> None:
         """ValueError on the first parameter that differs: clearer than Orbax's, and sooner."""
-        found, wanted = _shapes(_saved_shapes(self.folder / str(step) / "params")), _shapes(params)
-        for name in sorted(found.keys() | wanted.keys()):
-            if found.get(name) != wanted.get(name):
-                raise ValueError(
-                    f"parameter {name} is {found.get(name, 'absent')} in the checkpoint and"
-                    f" {wanted.get(name, 'absent')} in the model"
-                )
+        if wrong := shape_difference(self.folder, step, params):
+            raise ValueError(wrong)
 
     def _set_aside(self, failed: list[int], taken: int) -> None:
         for step in failed:
@@ -174,6 +169,19 @@ def read_meta(model_dir: epath.PathLike, step: int | None = None) -> dict[str, A
     step = newest_step(model_dir) if step is None else step
     path = _folder(model_dir) / str(step) / "meta" / "metadata"
     return json.loads(path.read_text())
+
+
+def shape_difference(model_dir: epath.PathLike, step: int, params: Any) -> str:
+    """The first parameter of a checkpoint that differs in shape, in words; "" if none does."""
+    path = _folder(model_dir) / str(step) / "params"
+    found, wanted = _shapes(_saved_shapes(path)), _shapes(params)
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            return (
+                f"parameter {name} is {found.get(name, 'absent')} in the checkpoint and"
+                f" {wanted.get(name, 'absent')} in the model"
+            )
+    return ""
 
 
 def load_params(model_dir: epath.PathLike, step: int | None = None, like: Any = None) -> Any:

@@ -17,10 +17,11 @@ from poet.models.config import PrefixLMConfig
 from poet.tokenizers.sentencepiece import SentencePieceTokenizer
 from poet.tokenizers.text import ByteTokenizer, WordTokenizer
 from poet.tokens.clip import ClipShape, SoundShape
+from poet.tokens.schedule import RASTER, Schedule
 from poet.tokens.vocabulary import Vocabulary
-from poet.train import checkpoint, loop, partitioning
+from poet.train import checkpoint, loop, origin, partitioning
 from poet.train.lm_program import Evaluation, LMPrograms, TextStart, lm_program
-from poet.train.meta import from_json, to_json
+from poet.train.meta import first_difference, from_json, to_json
 from poet.train.optimizer import OptimizerConfig, make_optimizer
 from poet.train.partitioning import MeshConfig
 from poet.train.state import TrainState
@@ -50,6 +51,10 @@ class LMRun:
         the model's `text` must have its sizes. "" draws the text encoder's weights.
       text_is_frozen: Whether the text encoder stays as it began: no gradients, no optimizer state.
         Its weights lie in the checkpoints all the same, so that these are whole.
+      schedule: Order of visual tokens that the model is trained and evaluated for. Another than
+        raster is meant for a short run that adapts a trained model (see `PrefixLM`).
+      init_from: MODEL_DIR of another run, whose newest parameters a fresh run begins with, text
+        encoder included; its optimizer and its data begin anew. A run that goes on ignores it.
       optimizer: How parameters move.
       mesh: How the devices are laid out.
       evaluation: What is held out.
@@ -71,6 +76,8 @@ class LMRun:
     text_tokenizer: TextTokenizer | None = None
     text_weights: str = ""
     text_is_frozen: bool = False
+    schedule: Schedule = RASTER
+    init_from: str = ""
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     evaluation: Evaluation = Evaluation()
@@ -114,17 +121,21 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
     for group in batches.groups.values():
         check_limits(config, group.plan.clip, group.plan.sound)
     facts = _facts(run, dataset, sizes, config)
-    check_same_run(run.loop.model_dir, facts)
+    before = check_same_run(run.loop.model_dir, facts)
     if run.loop.seed < 0:
         raise ValueError(f"seed={run.loop.seed} must be 0 or more.")
 
     tx = make_optimizer(run.optimizer, run.loop.num_steps)
     text = TextStart(weights=run.text_weights, is_frozen=run.text_is_frozen)
-    programs = LMPrograms(config, tx, mesh, batches, text)
+    programs = LMPrograms(config, tx, mesh, batches, text, run.schedule)
+    begins_with = None
+    if run.init_from and not before:
+        begins_with = origin.find(run.init_from, facts, programs.state_shapes.params)
+    facts["init_from"] = before["init_from"] if before else to_json(begins_with)
     splits = tuple(name for name in run.evaluation.splits if dataset.splits.get(name))
     evaluation = dataclasses.replace(run.evaluation, splits=splits)
-    describe = _describe(dataset, batches, programs, mesh)
-    program = lm_program(programs, batches, evaluation, mesh, describe)
+    describe = _describe(dataset, batches, programs, mesh) + _order_rows(facts)
+    program = lm_program(programs, batches, evaluation, mesh, describe, begins_with)
 
     def meta(step: int) -> dict[str, Any]:
         text = operative_config() if operative_config else ""
@@ -249,25 +260,34 @@ _FIXED = {
     "dataset_fingerprint": "the dataset",
     "model": "the model",
     "text_is_frozen": "whether the text encoder is frozen",
+    "schedule": "the order of visual tokens",
     "tasks": "the tasks and their shares",
     "batch": "the batches (tokens a step, seed, text dropout, curriculum)",
 }
 
 
-def check_same_run(model_dir: epath.PathLike, facts: Mapping[str, Any]) -> None:
-    """ValueError when MODEL_DIR holds a checkpoint of a run with other data or another model."""
+# Of runs by a Poet that did not have these.
+_OLDER = {"text_is_frozen": False, "schedule": to_json(RASTER), "init_from": None}
+
+
+def check_same_run(model_dir: epath.PathLike, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of the run that goes on in MODEL_DIR, {} for a fresh one.
+
+    Raises:
+      ValueError: when that run has other data, another model or another order of tokens.
+    """
     try:
         step = checkpoint.newest_step(model_dir)
     except ValueError:
-        return
+        return {}
     before = checkpoint.read_meta(model_dir, step)
     if before.get("kind") != KIND:
         raise ValueError(
             f"{model_dir} holds a checkpoint of {before.get('kind')!r}, not of a language model;"
             " choose another MODEL_DIR."
         )
-    # A field that Poet did not have then counts as its default.
-    before = {"text_is_frozen": False} | before | {"model": to_json(model_from_meta(before))}
+    # A field of the model that Poet did not have then counts as its default.
+    before = _OLDER | before | {"model": to_json(model_from_meta(before))}
     for name, words in _FIXED.items():
         if before.get(name) != facts[name]:
             raise ValueError(
@@ -275,14 +295,12 @@ def check_same_run(model_dir: epath.PathLike, facts: Mapping[str, Any]) -> None:
                 f" {_difference(before.get(name), facts[name])}. Use the same settings and data to"
                 " continue it, or another MODEL_DIR to start anew."
             )
+    return before
 
 
-def _difference(before: Any, now: Any, name: str = "") -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key):
-                return _difference(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-    return f"{name + ' ' if name else ''}was {before}, is now {now}"
+def _difference(before: Any, now: Any) -> str:
+    name, was, is_now = first_difference(before, now)
+    return f"{name + ' ' if name else ''}was {was}, is now {is_now}"
 
 
 def _agd(run: LMRun, mesh: Any) -> AgdConfig:
@@ -327,6 +345,7 @@ def _facts(
         "sound": to_json(sizes.sound),
         "text_slots": sizes.text_slots,
         "text_is_frozen": run.text_is_frozen,
+        "schedule": to_json(run.schedule),
         "data_dir": str(run.data_dir),
         "dataset_fingerprint": dataset.fingerprint,
         "tasks": {entry.name: share for entry, share in tasks},
@@ -363,4 +382,14 @@ def _describe(dataset: Dataset, batches: AgdBatches, programs: LMPrograms, mesh:
             f" longest it would be {found.padded:.1%}, packed {found.packed:.1%}",
         )
     )
+    return tuple(rows)
+
+
+def _order_rows(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What is unusual about a run's beginning and its order of tokens."""
+    rows = []
+    if facts["init_from"]:
+        rows.append(("begun with", "step {step:,} of {model_dir}".format(**facts["init_from"])))
+    if facts["schedule"] != to_json(RASTER):
+        rows.append(("order of tokens", "{name}, slope {slope}".format(**facts["schedule"])))
     return tuple(rows)

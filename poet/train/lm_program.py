@@ -16,11 +16,13 @@ from poet.data.batches import AgdBatches
 from poet.models import t5_weights
 from poet.models.config import PrefixLMConfig
 from poet.models.prefix_lm import PrefixLM
+from poet.tokens.schedule import RASTER, Schedule
 from poet.tokens.sequence import SequencePlan
 from poet.train import partitioning
 from poet.train import state as train_state
 from poet.train.compiling import BackgroundCompiler, compiled_step, run_once
 from poet.train.loop import Program
+from poet.train.origin import Origin
 from poet.train.state import TrainState
 from poet.train.step import Batch, Measures, apply_gradients, make_step, split_frozen
 
@@ -71,8 +73,9 @@ class LMPrograms:
         mesh: Mesh,
         batches: AgdBatches,
         text: TextStart = TextStart(),
+        schedule: Schedule = RASTER,
     ):
-        self._model, self._tx, self._mesh = PrefixLM(config), tx, mesh
+        self._model, self._tx, self._mesh = PrefixLM(config, schedule), tx, mesh
         self._text, self._text_config = text, config.text
         self._frozen = frozenset({_TEXT} if text.is_frozen else ())
         self._batches = batches
@@ -93,14 +96,19 @@ class LMPrograms:
         )
         self.state_shapes = jax.tree.map(_shape, state, self._shardings)
 
-    def init(self, key: Any) -> TrainState:
-        """State before step 0, born sharded."""
+    def init(self, key: Any, origin: Origin | None = None) -> TrainState:
+        """State before step 0, born sharded; with an origin, its parameters and nothing else."""
 
         def make(key):
-            params = meta.unbox(self._model.init(key, *_zeros(*self._init_with))["params"])
+            return begin(meta.unbox(self._model.init(key, *_zeros(*self._init_with))["params"]))
+
+        def begin(params):
             return train_state.create(params, self._tx.init(self._moving(params)))
 
         with jax.set_mesh(self._mesh):
+            if origin is not None:
+                params = origin.load(self.state_shapes.params)
+                return run_once(begin, params, out_shardings=self._shardings)
             state = run_once(make, key, out_shardings=self._shardings)
         if not self._text.weights:
             return state
@@ -203,13 +211,14 @@ def lm_program(
     evaluation: Evaluation,
     mesh: Mesh,
     describe: tuple[tuple[str, str], ...] = (),
+    origin: Origin | None = None,
 ) -> Program:
     """Returns what `loop.run` trains; programs compile in the background, most frequent first."""
     compiler = BackgroundCompiler(_compiles(programs, batches, bool(evaluation.num_examples)))
     held_out = HeldOut(batches, evaluation, lambda group: compiler.get(f"loss/{group}"), mesh)
     return Program(
         name="train",
-        init=programs.init,
+        init=functools.partial(programs.init, origin=origin),
         batch_at=batches.batch_at,
         step_for=functools.partial(compiled_step, compiler),
         evaluate=held_out if evaluation.num_examples else None,

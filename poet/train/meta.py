@@ -38,6 +38,15 @@ def from_json(cls: type, fields: dict[str, Any]) -> Any:
     return cls(**{name: _value(hints[name], value) for name, value in fields.items()})
 
 
+def first_difference(a: Any, b: Any, name: str = "") -> tuple[str, Any, Any]:
+    """Where two facts differ first, as (dotted name, value in a, value in b)."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            if a.get(key) != b.get(key):
+                return first_difference(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+    return name, a, b
+
+
 def _value(hint: Any, value: Any) -> Any:
     """`value` as what a field's type hint says: a dataclass, a tuple of them, or as it is."""
     if isinstance(value, dict):

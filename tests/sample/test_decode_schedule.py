@@ -1,7 +1,8 @@
-"""The diagonal order, against one pass a token by a plain mask over all rows that were ever fed."""
+"""The diagonal order: decoding against a plain mask over all rows ever fed, then training."""
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from poet.layers.attention import masked_attention
 from poet.layers.norm import RMSNorm
 from poet.layers.position import rotation_table
 from poet.models.prefix_lm import PrefixLM
-from poet.sample import decode, layers, schedule
+from poet.sample import decode, layers
 from poet.sample.requests import SamplingRequest
-from poet.sample.schedule import IDLE, RASTER, Schedule
 from poet.sample.weights import multiply, sampling_config
 from poet.tokens import sequence, tasks
 from poet.tokens.clip import ClipShape
+from poet.tokens.fed_rows import fed_rows
+from poet.tokens.schedule import IDLE, Schedule, passes_of
 
 # Frames of 3 x 4 tokens; two of them.
 CLIP = ClipShape(5, 24, 32)
@@ -25,6 +27,19 @@ CLIP = ClipShape(5, 24, 32)
 def plan_of(name, clip=CLIP):
     sizes = (clip, tiny_lm.SOUND, tiny_lm.TEXT_SLOTS, tiny_lm.VOCABULARY)
     return sequence.plan(tasks.get(name), *sizes)
+
+
+def given(plan):
+    return {part.field for part in plan.task.inputs}
+
+
+def fields_of(plan):
+    """Codes of every kind for two clips."""
+    rng, fields = np.random.default_rng(0), tiny_lm.random_fields(seed=3)
+    pictures = {
+        name: rng.integers(0, 12, (2, *CLIP.grid)) for name in ("visual", "masked", "structure")
+    }
+    return fields | pictures
 
 
 def visual_slot(plan):
@@ -36,81 +51,10 @@ def sampling_params():
     return decode.prepare_for_sampling(tiny_lm.lively_params(), tiny_lm.CONFIG)
 
 
-def test_one_column_behind_is_the_anti_diagonal():
-    """Hand-worked: a row starts one pass after the row above; frames overlap."""
-    plan = plan_of("unconditional")
-    slot, passes = visual_slot(plan), None
-    passes = schedule.passes_of(plan, slot, Schedule("diagonal"))
-    written = [sorted(t - slot.start for t in row if t != IDLE) for row in passes.targets]
-    # Tokens of the first frame are 0-3, 4-7, 8-11; the second frame starts at 12.
-    assert written == [
-        [0],
-        [1, 4],
-        [2, 5, 8],
-        [3, 6, 9, 12],
-        [7, 10, 13, 16],
-        [11, 14, 17, 20],
-        [15, 18, 21],
-        [19, 22],
-        [23],
-    ]
-    first = {
-        int(target): int(source)
-        for targets, sources in zip(passes.targets, passes.sources, strict=True)
-        for target, source in zip(targets, sources, strict=True)
-    }
-    # The second row starts from the only token above; the first one of all from <bov_o>.
-    assert first[slot.start + 4] == slot.start and first[slot.start] == slot.start - 1
-    # The true end of the first row is fed in its own place once it is written.
-    assert slot.start + 3 in passes.rows[4]
-
-
-@pytest.mark.parametrize("slope", [0.0, 0.5, 0.75])
-def test_everything_is_fed_and_written_in_time(slope):
-    plan = plan_of("text_to_video")
-    slot = visual_slot(plan)
-    passes = schedule.passes_of(plan, slot, Schedule("diagonal", slope))
-    written = {position: -1 for position in range(slot.start)}
-    for number in range(len(passes)):
-        lanes = [lane for lane in range(passes.width) if passes.rows[number, lane] != IDLE]
-        for lane in lanes:
-            assert written[int(passes.sources[number, lane])] < number, "fed before it was written"
-        for lane in lanes:
-            if passes.targets[number, lane] != IDLE:
-                written[int(passes.targets[number, lane])] = number
-    assert set(written) == set(range(slot.stop))
-    fed_last = {}
-    for rows, sources in zip(passes.rows, passes.sources, strict=True):
-        fed_last |= dict(zip(rows.tolist(), sources.tolist(), strict=True))
-    for position in range(slot.start, slot.stop - 1):
-        assert fed_last[position] == position, "the cache ends with the true tokens"
-
-
-def test_slope_one_is_raster():
-    plan = plan_of("text_to_video")
-    a = schedule.passes_of(plan, visual_slot(plan), Schedule("diagonal", 1.0))
-    b = schedule.passes_of(plan, visual_slot(plan), RASTER)
-    for name in ("rows", "sources", "targets", "order"):
-        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-
-
-def test_sound_is_raster_whatever_the_schedule():
-    plan = plan_of("video_to_audio")
-    for slot in (slot for slot in plan.slots if slot.is_output):
-        assert schedule.passes_of(plan, slot, Schedule("diagonal")).width == 1
-
-
-def test_refusals():
-    with pytest.raises(ValueError, match="Schedule 'spiral' is unknown; choose raster or diag"):
-        Schedule("spiral")
-    with pytest.raises(ValueError, match="slope=2 must be between 0"):
-        Schedule("diagonal", 2)
-
-
 def plain_mask_codes(plan, fields, diagonal):
     """Greedy codes: each pass runs every row fed so far through the layers, under one mask."""
     slot, params = visual_slot(plan), sampling_params()
-    passes = schedule.passes_of(plan, slot, diagonal)
+    passes = passes_of(plan, slot, diagonal)
     config = sampling_config(tiny_lm.CONFIG)
     base, model, first = {"params": params["base"]}, PrefixLM(config), plan.prefix_length
     batch = len(next(iter(fields.values())))
@@ -170,10 +114,7 @@ def mask_of(places, since, prefix):
 @pytest.mark.parametrize("name, slope", [("text_to_video", 0.0), ("image_to_video", 0.5)])
 def test_codes_are_those_of_a_plain_mask(name, slope):
     plan = plan_of(name)
-    fields = tiny_lm.random_fields(seed=3)
-    fields["visual"] = np.random.default_rng(0).integers(0, 12, (2, *CLIP.grid))
-    given = {part.field for part in plan.task.inputs}
-    fields = {field: fields[field] for field in given}
+    fields = {name: codes for name, codes in fields_of(plan).items() if name in given(plan)}
     diagonal = Schedule("diagonal", slope)
     want = plain_mask_codes(plan, fields, diagonal)
     got = decode.generate(
@@ -187,7 +128,50 @@ def test_codes_are_those_of_a_plain_mask(name, slope):
     np.testing.assert_array_equal(got["visual"], want)
 
 
-def test_passes_are_counted():
-    plan = plan_of("text_to_video")
-    assert schedule.describe(plan, RASTER) == {"schedule": "raster", "passes": 24, "tokens": 24}
-    assert schedule.describe(plan, Schedule("diagonal"))["passes"] == 9
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def trained_states(model, params, plan, batch):
+    return model.apply({"params": params}, plan, batch)
+
+
+@pytest.mark.parametrize(
+    "name, slope",
+    [
+        ("text_to_video", 0.0),
+        ("text_to_video", 0.5),
+        ("image_to_video", 0.5),
+        ("inpainting", 0.0),
+        ("text_to_video_with_sound", 0.0),
+        ("text_to_video_with_sound", 0.5),
+    ],
+)
+def test_training_computes_what_decoding_computes(name, slope):
+    """One masked pass over tokens that decoding wrote gives the logits that chose them."""
+    plan, diagonal = plan_of(name), Schedule("diagonal", slope)
+    fields = fields_of(plan)
+    decoding = decode.Decoding(schedule=diagonal, block=64)
+    request = SamplingRequest(temperature=0.0)
+    asked = (plan, {k: v for k, v in fields.items() if k in given(plan)}, request)
+    written = decode.generate(sampling_params(), tiny_lm.CONFIG, *asked, decoding=decoding)
+    whole = sequence.join_given(plan, fields, written)
+    batch = sequence.assemble(plan, fields | whole)
+    cached = decode.cached_logits(sampling_params(), tiny_lm.CONFIG, plan, batch, decoding)
+
+    params = tiny_lm.lively_params()
+    hidden = trained_states(PrefixLM(tiny_lm.CONFIG, diagonal), params, plan, batch)
+    slots = [slot for slot in plan.slots if slot.is_output]
+    for slot, want in zip(slots, cached, strict=True):
+        first = plan.prefix_length + 1
+        rows = hidden[:, slot.start - first : slot.stop - first]
+        logits = rows @ params["head"][slot.ids.name][: slot.ids.num_ids].T
+        np.testing.assert_allclose(logits, want[..., : slot.ids.num_ids], atol=1e-5)
+        targets = batch["decoder_target_tokens"][:, slot.start - 1 : slot.stop - 1]
+        np.testing.assert_array_equal(logits.argmax(axis=-1), targets - slot.ids.start)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.5, 0.75])
+@pytest.mark.parametrize("name", ["text_to_video", "text_to_video_with_sound"])
+def test_the_mask_of_training_is_the_plain_one(name, slope):
+    rows = fed_rows(plan_of(name), Schedule("diagonal", slope))
+    np.testing.assert_array_equal(
+        rows.visible, mask_of(rows.places, rows.since, rows.prefix_length)
+    )

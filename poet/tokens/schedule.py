@@ -137,6 +137,26 @@ def whole_frames(plan: SequencePlan, slot: Slot, passes: Passes, stop: int) -> i
     return (min(first_left, slot.stop) - slot.start) // per_frame
 
 
+def runs_of(
+    plan: SequencePlan, slot: Slot, passes: Passes, block: int, every_frame: bool = False
+) -> list[tuple[int, int]]:
+    """Runs [first, stop) of passes that one capacity of the caches serves.
+
+    Args:
+      plan: The task's plan.
+      slot: One of its outputs.
+      passes: Of that slot.
+      block: Positions by which caches grow.
+      every_frame: Whether runs also end where a frame of a visual slot is whole.
+    """
+    cuts = set((np.flatnonzero(np.diff(-(-passes.needed // block))) + 1).tolist())
+    if every_frame and slot.kind == "visual":
+        whole = [whole_frames(plan, slot, passes, stop) for stop in range(len(passes) + 1)]
+        cuts |= set((np.flatnonzero(np.diff(whole)) + 1).tolist())
+    bounds = sorted(cuts | {0, len(passes)})
+    return list(zip(bounds, bounds[1:], strict=False))
+
+
 def describe(plan: SequencePlan, schedule: Schedule) -> dict[str, Any]:
     """Passes and tokens of all output slots, for reports."""
     slots = [slot for slot in plan.slots if slot.is_output]
