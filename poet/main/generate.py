@@ -6,6 +6,7 @@ poet generate --task image_to_video --image photo.png --then stylize --prompt "a
 poet generate --task inpaint --video clip.mp4 --mask mask.png
 poet generate --task continue --video clip.mp4 --seconds 10
 poet generate --task future_prediction --requests out/demo/clips/manifest.tsv --split held_out
+poet generate --requests poet_inpainting --dataset out/all/dataset --split validation --limit 48
 
 A --prompt after a --then belongs to that task. With --seconds, "0: ..." and "4: ..." change the
 words as time goes on.
@@ -15,10 +16,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from poet.main import commands, generate_requests, loading
+from poet.main import commands, generate_requests
 
 _DEMO = Path("out/demo")
-_ENDINGS = (".mp4", ".webm", ".gif", ".png", ".wav")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,7 +47,7 @@ def _flags(argv: list[str]):
     parser = commands.parser(__doc__, "generate")
     parser.set_defaults(chain=[])
     add = parser.add_argument
-    add("--task", required=True, help="such as text_to_video; a wrong one names those there are")
+    add("--task", default="", help="such as text_to_video; a wrong one names those there are")
     add("--then", action=_Chain, help="a task to go on with, such as video_to_audio")
     add("--checkpoint", default=str(_DEMO / "model"), help="MODEL_DIR of `poet train`")
     add("--tokenizers", default=str(_DEMO / "tokenizers"), help="folder with visual/ and audio/")
@@ -64,7 +64,9 @@ def _flags(argv: list[str]):
     add("--seconds", type=float, default=0.0, help="make clips so long, second by second")
     add("--size", choices=("square", "portrait"), help="of the clips, if the checkpoint has both")
     add("--format", default="mp4", choices=("mp4", "webm", "gif"), help="of clips in a folder")
-    add("--requests", help="manifest or .jsonl of requests, instead of the flags above")
+    add("--requests", help="manifest or .jsonl of requests, or a SeqIO task, instead of the above")
+    add("--dataset", help="of `poet prepare`, whose records answer a SeqIO task's --requests")
+    add("--task_modules", nargs="*", default=["tasks.paper"], help="that register SeqIO tasks")
     add("--split", help="rows of --requests to take; all by default")
     add("--limit", type=int, help="at most so many rows of --requests, in file order")
     add("--shard", default="0/1", help="I/N answers every N-th row of --requests, from I on")
@@ -83,6 +85,7 @@ def _flags(argv: list[str]):
     add("--slope", type=float, default=0.0, help="share of a row before the next one, if diagonal")
     add("--weights", default="model", choices=("model", "bfloat16", "int8"), help="while decoding")
     add("--cache", default="model", choices=("model", "bfloat16", "int8"), help="keys and values")
+    add("--tensor", type=int, default=1, help="devices to spread a model over that needs them")
     return parser.parse_args(argv)
 
 
@@ -90,8 +93,9 @@ def _run(argv: list[str]) -> int:
     flags = _flags(argv)
 
     from poet.data import structure
-    from poet.sample import asks, decode, jobs, schedule
+    from poet.sample import asks, decode, jobs, loading
     from poet.sample.requests import SamplingRequest
+    from poet.tokens import schedule
     from poet.train.progress import Progress
 
     sampling = SamplingRequest(
@@ -127,8 +131,10 @@ def _run(argv: list[str]) -> int:
         batch_size=flags.batch_size,
     )
     commands.keep_compiled_programs()
-    engine = loading.load_engine(flags.checkpoint, flags.tokenizers, decoding)
+    engine = loading.load_engine(flags.checkpoint, flags.tokenizers, decoding, flags.tensor)
     _check_size(flags.size, engine.clip)
+    if flags.dataset:
+        generate_requests.check_dataset(flags, engine)
     estimator = structure.EstimatedStructure(flags.depth_model)
     if flags.requests and all("start_x" in ask.facts for ask in wanted):
         estimator = structure.ExactStructure()
@@ -161,17 +167,14 @@ def _report(rows: list[dict], job, is_batch: bool) -> int:
 
 def _target(flags, num_asks: int) -> tuple[Path, str]:
     """(folder, file name or "") of --out."""
-    out = Path(flags.out)
-    if out.suffix.lower() not in _ENDINGS:
-        if out.is_file():
-            raise commands.UserError(f"--out {out} is a file; name a folder, or a file that ends in"
-                                     f" {', '.join(_ENDINGS)}.")  # fmt: skip
-        return out, ""
-    if num_asks > 1:
+    from poet.sample import outputs
+
+    folder, file_name = outputs.target(flags.out)
+    if file_name and num_asks > 1:
         raise commands.UserError(
-            f"--out {out} names one file, but {num_asks} were asked for; name a folder."
+            f"--out {flags.out} names one file, but {num_asks} were asked for; name a folder."
         )
-    return out.parent, out.name
+    return folder, file_name
 
 
 def _check_size(size: str | None, clip) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 from poet.main import commands
 
 # What a line of a .jsonl file may say besides the settings of sampling.
-_FIELDS = ("name", "prompt", "negative_prompt", "image", "video", "audio", "mask", "start_s")
+_FIELDS = (
+    "name", "prompt", "later", "negative_prompt", "image", "video", "audio", "mask", "start_s",
+)  # fmt: skip
+# "4: a red circle" says what is seen from the fourth second on.
+_TIMED = re.compile(r"\s*(\d+(?:\.\d+)?)\s*:\s*(.*\S)\s*$")
 _SETTINGS = ("temperature", "top_k", "top_p", "guidance", "seed")
 
 
@@ -19,13 +24,19 @@ def asks_of(flags: Any, sampling: Any) -> list:
 
     if flags.num_samples < 1:
         raise commands.UserError(f"--num_samples expects 1 or more, got {flags.num_samples}.")
-    rows = _file_rows(flags) if flags.requests else _flag_rows(flags)
-    if flags.size and flags.size not in ("square", "portrait"):
-        raise commands.UserError(f"--size expects square or portrait, got {flags.size}.")
+    if flags.requests:
+        rows = _record_rows(flags) if flags.dataset else _file_rows(flags)
+    else:
+        rows = _flag_rows(flags)
+    if not flags.task:
+        raise commands.UserError(
+            "--task says what to make, such as text_to_video; give it, or a SeqIO task and its"
+            " --dataset as --requests."
+        )
     asks = []
     for number, row in enumerate(rows):
         settings = {key: row.pop(key) for key in _SETTINGS if key in row}
-        own = dataclasses.replace(sampling, **settings) if settings else None
+        own = _own_sampling(sampling, row["name"], settings)
         for sample in range(flags.num_samples):
             name = row["name"] if flags.num_samples == 1 else f"{row['name']}_{sample}"
             ask = Ask(**row | {"name": name}, number=(sample << 32) + number, sampling=own)
@@ -37,6 +48,15 @@ def asks_of(flags: Any, sampling: Any) -> list:
             f"--shard {flags.shard} has no request: there are {len(asks)}; use fewer shards."
         )
     return mine
+
+
+def _own_sampling(sampling: Any, name: str, settings: dict) -> Any:
+    try:
+        return dataclasses.replace(sampling, **settings) if settings else None
+    except TypeError as error:
+        raise commands.UserError(
+            f"Request {name!r} has {settings}; settings of sampling are numbers."
+        ) from error
 
 
 def picker(engine: Any, folder: Path, num_asks: int) -> Any:
@@ -78,12 +98,9 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _flag_rows(flags: Any) -> list[dict]:
-    from poet.sample import extend
-
-    prompts = flags.prompt
-    timed = extend.timed_prompts(prompts) if flags.seconds else None
-    if timed is not None:
-        prompts = [timed]
+    prompts, later = flags.prompt, ()
+    if flags.seconds:
+        prompts, later = _timed(prompts)
     columns = {
         "prompt": prompts,
         "image": flags.image,
@@ -100,6 +117,7 @@ def _flag_rows(flags: Any) -> list[dict]:
     if flags.prompt and not all(prompt.strip() for prompt in flags.prompt):
         raise commands.UserError("--prompt is empty; say what is to be seen, or leave it out.")
     common = {
+        "later": later,
         "negative_prompt": flags.negative_prompt,
         "mask": flags.mask,
         "start_s": flags.start_s,
@@ -119,7 +137,96 @@ def _flag_rows(flags: Any) -> list[dict]:
     return rows
 
 
+def _timed(prompts: list[str]) -> tuple[list[str], tuple[tuple[float, str], ...]]:
+    """(prompts, what follows): "0: ..." and "4: ..." are one prompt whose words change."""
+    found = [_TIMED.match(prompt) for prompt in prompts]
+    if not prompts or not all(found):
+        return prompts, ()
+    changes = tuple((float(match.group(1)), match.group(2)) for match in found)
+    if changes[0][0] != 0:
+        raise commands.UserError(
+            f"Prompts of a clip start at 0 s, got {changes[0][0]:g}; write them as"
+            ' --prompt "0: ..." --prompt "4: ...".'
+        )
+    return [changes[0][1]], changes[1:]
+
+
 def _file_rows(flags: Any) -> list[dict]:
+    _check_rows_alone(flags)
+    path = Path(flags.requests)
+    if not path.exists():
+        raise commands.UserError(
+            f"--requests {path}: there is no such file; a SeqIO task needs --dataset besides."
+        )
+    if path.suffix == ".jsonl":
+        rows = _json_lines(path)
+        # A manifest's rows name a "file" or "path" each; requests say which kind it is.
+        if not any({"file", "path"} & set(row) for _, row in rows):
+            return [_json_row(path, *row) for row in rows][: flags.limit]
+    return _manifest_rows(flags)
+
+
+def _record_rows(flags: Any) -> list[dict]:
+    """One row a record that serves a SeqIO task, in the order of the dataset; sets the task."""
+    from poet.data import records, registry
+
+    _check_rows_alone(flags)
+    registry.load_task_modules(flags.task_modules)
+    dataset, split = records.open_dataset(flags.dataset), flags.split or "validation"
+    found = registry.resolve(flags.requests)
+    if len(found) != 1:
+        raise commands.UserError(
+            f"--requests {flags.requests} is a mixture; name one of its tasks:"
+            f" {', '.join(entry.name for entry, _ in found)}."
+        )
+    entry = found[0][0]
+    if flags.task not in ("", entry.task.name):
+        raise commands.UserError(
+            f"--requests {flags.requests} asks for {entry.task.name}, not for {flags.task}; leave"
+            " --task out."
+        )
+    flags.task = entry.task.name
+    if split not in dataset.splits:
+        raise commands.UserError(
+            f"{flags.dataset} has no split {split!r}; its splits are {', '.join(dataset.splits)}."
+        )
+    served = dataset.having(split, entry.needs)[: flags.limit]
+    if not len(served):
+        raise commands.UserError(
+            f"No record of {flags.dataset}, split {split}, has what {entry.name} needs:"
+            f" {', '.join(sorted(entry.needs))}."
+        )
+    return [_record_row(dataset, split, int(index), entry) for index in served]
+
+
+def _record_row(dataset: Any, split: str, index: int, entry: Any) -> dict:
+    record = dataset.read(split, index)
+
+    def codes(text_tokenizer: Any) -> dict:
+        return entry.objective(dataset.read(split, index), entry.task, text_tokenizer)
+
+    return {
+        "name": record["clip_id"].replace("/", "_"),
+        "prompt": record["caption"] if entry.task.has_text else "",
+        "record": f"{dataset.fingerprint[:12]}/{split}/{record['clip_id']}",
+        "codes": codes,
+    }
+
+
+def check_dataset(flags: Any, engine: Any) -> None:
+    """UserError where a dataset's codes were made by other tokenizers than the model reads."""
+    from poet.data import records
+
+    made = records.open_dataset(flags.dataset).fingerprints
+    for kind, trained in engine.facts["tokenizers"].items():
+        if made.get(kind) not in (None, trained):
+            raise commands.UserError(
+                f"The {kind} codes of {flags.dataset} were made by tokenizer {made[kind][:12]}, but"
+                f" the model reads those of {trained[:12]}; prepare the clips with its tokenizers."
+            )
+
+
+def _check_rows_alone(flags: Any) -> None:
     if flags.limit is not None and flags.limit < 1:
         raise commands.UserError(f"--limit expects 1 or more, got {flags.limit}.")
     given = [name for name in ("prompt", "image", "video", "audio") if getattr(flags, name)]
@@ -127,39 +234,38 @@ def _file_rows(flags: Any) -> list[dict]:
         raise commands.UserError(
             f"--requests and --{given[0]} do not go together; write it into the rows."
         )
-    path = Path(flags.requests)
-    if path.suffix == ".jsonl" and _holds_requests(path):
-        return _json_rows(path)[: flags.limit]
-    return _manifest_rows(flags)
 
 
-def _holds_requests(path: Path) -> bool:
-    """Whether lines are requests; a manifest's rows name a "file" or "path" each."""
-    for line in path.read_text().splitlines():
-        if line.strip():
-            row = json.loads(line)
-            return isinstance(row, dict) and not {"file", "path"} & set(row)
-    return True
-
-
-def _json_rows(path: Path) -> list[dict]:
+def _json_lines(path: Path) -> list[tuple[int, dict]]:
+    """(line number, row) of every line that is not empty."""
     rows = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         if not line.strip():
             continue
-        row = json.loads(line)
-        unknown = sorted(set(row) - set(_FIELDS) - set(_SETTINGS))
-        if unknown:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise commands.UserError(f"{path}:{number} is no JSON: {error}.") from error
+        if not isinstance(row, dict):
             raise commands.UserError(
-                f"{path}:{number} has {', '.join(unknown)}; a request has"
-                f" {', '.join((*_FIELDS, *_SETTINGS))}."
+                f'{path}:{number} expects an object, such as {{"prompt": "a red circle"}}.'
             )
-        for name in ("image", "video", "audio", "mask"):
-            # Paths are relative to the file that names them.
-            if row.get(name) and (path.parent / row[name]).exists():
-                row[name] = str(path.parent / row[name])
-        rows.append({"name": f"{len(rows):04d}"} | row)
+        rows.append((number, row))
     return rows
+
+
+def _json_row(path: Path, number: int, row: dict) -> dict:
+    unknown = sorted(set(row) - set(_FIELDS) - set(_SETTINGS))
+    if unknown:
+        raise commands.UserError(
+            f"{path}:{number} has {', '.join(unknown)}; a request has"
+            f" {', '.join((*_FIELDS, *_SETTINGS))}."
+        )
+    for name in ("image", "video", "audio", "mask"):
+        # Paths are relative to the file that names them.
+        if row.get(name) and (path.parent / row[name]).exists():
+            row[name] = str(path.parent / row[name])
+    return {"name": f"{number:04d}"} | row
 
 
 def _manifest_rows(flags: Any) -> list[dict]:

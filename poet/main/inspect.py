@@ -101,7 +101,7 @@ def _examples(flags) -> int:
 
 def _tokenizers_of(dataset, folder: str):
     """(visual, audio) of a folder, if they made the dataset's ids."""
-    from poet.main import loading
+    from poet.sample import loading
 
     found = dict(zip(("visual", "audio"), loading.load_tokenizers(folder), strict=True))
     for kind, tokenizer in found.items():

@@ -16,7 +16,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from poet.main import commands, loading
+from poet.main import commands
 
 _DEMO = Path("out/demo")
 # Height and width: the paper writes portrait as 128 x 224, width first.
@@ -72,6 +72,7 @@ def _run(argv: list[str]) -> int:
     from poet.data.clips import ClipRules
     from poet.data.decode_process import DecodeLimits
     from poet.data.filters import ClipFilters
+    from poet.sample import loading
     from poet.train.progress import Progress
 
     visual, audio = loading.load_tokenizers(flags.tokenizers)

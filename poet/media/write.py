@@ -126,9 +126,7 @@ def _write_webm(
                 _mux_sound(container, heard, sound, sample_rate_hz, _OPUS_RATE_HZ)
 
 
-def _write_gif(
-    path, frames, frames_per_second, sound=None, sample_rate_hz=16_000, scale=1
-) -> None:
+def _write_gif(path, frames, frames_per_second, sound=None, sample_rate_hz=16_000, scale=1) -> None:
     from PIL import Image
 
     del sound, sample_rate_hz  # the format has none

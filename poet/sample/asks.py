@@ -2,9 +2,11 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from poet.sample.requests import SamplingRequest
 
@@ -18,6 +20,7 @@ class Ask:
     Attributes:
       name: Stem of the files it makes.
       prompt: Words, for tasks that read them.
+      later: (second, words) pairs: what takes the prompt's place from then on, in long clips.
       negative_prompt: Words that guidance leads away from.
       image: A picture: the first frame.
       video: A clip.
@@ -30,10 +33,14 @@ class Ask:
       number: With the seed it fixes the draws; differs between requests.
       sampling: Instead of the job's.
       facts: More that is known of the clip (the manifest's other columns).
+      record: Name of the record that ``codes`` reads, as dataset, split and clip.
+      codes: Instead of files: text tokenizer -> local codes of what the task is given, by field,
+        without an axis for the batch.
     """
 
     name: str
     prompt: str = ""
+    later: tuple[tuple[float, str], ...] = ()
     negative_prompt: str = ""
     image: str = ""
     video: str = ""
@@ -43,6 +50,23 @@ class Ask:
     number: int = 0
     sampling: SamplingRequest | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    record: str = ""
+    codes: Callable[[Any], Mapping[str, np.ndarray]] | None = None
+
+    def __post_init__(self) -> None:
+        later = tuple((float(second), str(words)) for second, words in self.later)
+        object.__setattr__(self, "later", later)
+        times = [second for second, _ in later]
+        if times != sorted(set(times)) or (times and times[0] <= 0):
+            raise ValueError(
+                f"Words of request {self.name!r} change at {times} s; times must be above 0 and"
+                " rise."
+            )
+
+    def prompt_at(self, second: float) -> str:
+        """The words that hold at a time."""
+        # Frames end at whole eighths of a second or so; a hair is not another moment.
+        return [words for at, words in ((0.0, self.prompt), *self.later) if at <= second + 1e-6][-1]
 
     @property
     def files(self) -> list[str]:

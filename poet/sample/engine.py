@@ -86,6 +86,11 @@ class Engine:
         """Names of the tasks that the model was trained for."""
         return tuple(self._tasks)
 
+    @property
+    def text_tokenizer(self) -> Any:
+        """What turns words into the model's text ids."""
+        return self._tokenizers.text
+
     def task(self, name: str) -> Task:
         """The task of that name, if the model was trained for it.
 
@@ -114,8 +119,8 @@ class Engine:
         Args:
           task_name: A task that the model was trained for.
           given: "visual", "masked" and "structure" codes [B, t, h, w], "audio" codes [B, Q, F],
-            "prompts" and, if any, "negative_prompts", B strings; what the task does not read is
-            ignored.
+            "prompts" (or "text_ids" [B, slots]) and, if any, "negative_prompts", B strings; what
+            the task does not read is ignored.
           request_ids: One a request; its draws depend on its id and its seed alone.
           sampling: How tokens are chosen, for all of them or one a request.
           place: Number of the task in a chain, 0 for the first.
@@ -128,7 +133,8 @@ class Engine:
         negative = None
         for slot in plan.slots:
             if slot.kind == "text":
-                fields[slot.field] = np.stack([self._text_ids(t) for t in given["prompts"]])
+                if slot.field not in fields:
+                    fields[slot.field] = np.stack([self._text_ids(t) for t in given["prompts"]])
                 if any(given.get("negative_prompts", ())):
                     negative = np.stack([self._text_ids(t) for t in given["negative_prompts"]])
         is_one = isinstance(sampling, SamplingRequest)

@@ -12,7 +12,6 @@ Axes: B requests, T frames, Y rows, X columns, S samples, Q audio levels.
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +22,6 @@ from poet.sample.asks import Ask, Job
 from poet.sample.engine import Engine
 from poet.tokens.tasks import Task
 
-# "4: a red circle" says what is seen from the fourth second on.
-_TIMED = re.compile(r"\s*(\d+(?:\.\d+)?)\s*:\s*(.*\S)\s*$")
 # Sound fades from one round's to the next in so many seconds.
 _FADE_S = 0.02
 
@@ -44,39 +41,8 @@ class Clips:
     rounds: list[Mapping[str, np.ndarray]]
 
 
-def timed_prompts(prompts: list[str]) -> str | None:
-    """Prompts such as "0: ..." and "4: ..." as the one prompt of a request; None for others."""
-    found = [_TIMED.match(prompt) for prompt in prompts]
-    if not prompts or not all(found):
-        return None
-    times = [float(match.group(1)) for match in found]
-    if times[0] != 0 or times != sorted(set(times)):
-        raise ValueError(
-            f"Prompts of a clip start at 0 s and go forward in time, got {times}; write them as"
-            ' --prompt "0: ..." --prompt "4: ...".'
-        )
-    return "\n".join(f"{at:g}: {match.group(2)}" for at, match in zip(times, found, strict=True))
-
-
-def _timeline(prompt: str) -> list[tuple[float, str]]:
-    lines = [_TIMED.match(line) for line in prompt.splitlines()]
-    if not lines or not all(lines):
-        return [(0.0, prompt)]
-    return [(float(match.group(1)), match.group(2)) for match in lines]
-
-
-def prompts_of(prompt: str) -> list[str]:
-    """All texts of a request's prompt."""
-    return [text for _, text in _timeline(prompt)]
-
-
-def prompt_at(prompt: str, time_s: float) -> str:
-    """The text that holds at a time."""
-    return [text for at, text in _timeline(prompt) if at <= time_s + 1e-6][-1]
-
-
-def check(engine: Engine, job: Job, task: Task) -> None:
-    """ValueError where clips of this job cannot grow."""
+def check(engine: Engine, job: Job, ask: Ask, task: Task) -> None:
+    """ValueError where the clip of this request cannot grow as it is told."""
     if job.then:
         raise ValueError(
             "--seconds and --then do not go together yet: make the long clip, then give it to the"
@@ -84,8 +50,14 @@ def check(engine: Engine, job: Job, task: Task) -> None:
         )
     if not any(part.kind == "visual" and part.stop is None for part in task.outputs):
         raise ValueError(f"Task {task.name!r} makes no whole clip, so --seconds cannot extend it.")
-    has_sound = any(part.kind == "audio" for part in task.outputs)
-    task_of_round(engine, has_sound, has_text=False)
+    has_sound = any(part.kind == "audio" for part in task.outputs + task.inputs)
+    step = task_of_round(engine, has_sound, has_text=bool(ask.prompt or ask.later))
+    if ask.later and not step.has_text:
+        raise ValueError(
+            f"The words of request {ask.name!r} change with time, but {step.name!r}, by which this"
+            " checkpoint makes clips longer, reads none; give one prompt, or a checkpoint trained"
+            " for future_prediction_with_text."
+        )
 
 
 def task_of_round(engine: Engine, has_sound: bool, has_text: bool) -> Task:
@@ -136,7 +108,7 @@ def extend(
         # Whole audio frames only: a clip may end a little after the last one.
         rate_hz, num_samples = engine.sample_rate_hz, engine.sound.num_samples
         sound = engine.decode_sound(fields["audio"])[:, :num_samples]
-    has_text = any(ask.prompt for ask in asks)
+    has_text = any(ask.prompt or ask.later for ask in asks)
     task = task_of_round(engine, has_sound, has_text)
     given = next(part for part in task.inputs if part.kind == "visual").stop
     overlap = clip.frames_of(given)
@@ -153,7 +125,11 @@ def extend(
         made = candidates.generate(
             engine,
             task.name,
-            codes | {"prompts": [prompt_at(ask.prompt, end_s) for ask in asks]},
+            codes
+            | {
+                "prompts": [ask.prompt_at(end_s) for ask in asks],
+                "negative_prompts": [ask.negative_prompt for ask in asks],
+            },
             asks,
             [_plain(job, ask, task) for ask in asks],
             1 + number,

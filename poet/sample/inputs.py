@@ -27,11 +27,13 @@ class Given:
       frames: {field: uint8 [T, Y, X, 3]} of "visual", "masked" and "structure", as many as needed.
       sound: float32 [S] from the first frame on, or None.
       notes: What was done to the files, for people.
+      codes: {field: local codes} that are given as they are.
     """
 
     frames: Mapping[str, np.ndarray]
     sound: np.ndarray | None
     notes: tuple[str, ...]
+    codes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def needs(task: Task) -> tuple[bool, bool, bool]:
@@ -44,6 +46,8 @@ def needs(task: Task) -> tuple[bool, bool, bool]:
 
 def check(task: Task, ask: Ask) -> None:
     """ValueError where a request lacks what the task is given, or has what it is not."""
+    if ask.codes:
+        return
     picture, clip, sound = needs(task)
     if clip and not ask.video:
         raise ValueError(
@@ -68,7 +72,13 @@ def check(task: Task, ask: Ask) -> None:
 
 
 def read(
-    ask: Ask, task: Task, clip: ClipShape, sample_rate_hz: int, num_samples: int, **more: Any
+    ask: Ask,
+    task: Task,
+    clip: ClipShape,
+    sample_rate_hz: int,
+    num_samples: int,
+    from_end: bool = False,
+    estimator: Any = None,
 ) -> Given:
     """Everything that a task is given of a request's files.
 
@@ -78,8 +88,9 @@ def read(
       clip: Size of the model's clips.
       sample_rate_hz: Of the sound that the tokenizer takes.
       num_samples: Of a whole clip.
-      **more: ``from_end``: whether the clip is the end of the file; ``estimator``: of flow and
-        depth, `poet.data.structure.StructureEstimator`.
+      from_end: Whether the clip is the end of the file, unless the request says where it starts.
+      estimator: Of flow and depth, `poet.data.structure.StructureEstimator`; None takes OpenCV's
+        flow.
 
     Raises:
       ValueError: A file cannot be read or holds too little, naming it.
@@ -91,9 +102,9 @@ def read(
     if needs_clip:
         counted = [part for part in task.inputs if part.kind == "visual" and part.stop != 1]
         count = clip.frames_of(max(part.stop or clip.latent_frames for part in counted))
-        whole, start_s = _clip_frames(ask, clip, count, more.get("from_end", False), notes)
+        whole, start_s = _clip_frames(ask, clip, count, from_end, notes)
         frames["visual"] = whole
-        frames |= _conditions(ask, task, clip, whole, start_s, more.get("estimator"))
+        frames |= _conditions(ask, task, clip, whole, start_s, estimator)
     if picture and (ask.image or not needs_clip):
         frames["visual"] = _first_frame(ask, clip, start_s, notes)
     used = {part.field for part in task.inputs}
@@ -269,7 +280,8 @@ def _size_note(path: str, clip: ClipShape) -> str:
 
 def encode(engine: Any, givens: Sequence[Given]) -> dict[str, np.ndarray]:
     """Codes of a batch of what was given; all have the same fields."""
-    fields = {
+    fields = {name: np.stack([g.codes[name] for g in givens]) for name in givens[0].codes}
+    fields |= {
         field: engine.encode_video(np.stack([g.frames[field] for g in givens]) / np.float32(255))
         for field in givens[0].frames
     }

@@ -11,6 +11,7 @@ Media and tokenizers are imported where they are used: the rest of `poet.sample`
 import collections
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -47,30 +48,40 @@ def run(
       ValueError: A request lacks what the task needs, names a file that cannot be read, or the
         model was not trained for a task.
     """
+    facts = engine.facts | _structure_fact(engine, job, asks, estimator)
     check(engine, job, asks)
-    job.out.mkdir(parents=True, exist_ok=True)
-    done = 0
-    for task_name, group in _groups(engine, job, asks).items():
+    for ask in asks:
+        outputs.check_free(facts, job, ask)
+    readable = []
+    for ask in asks:
+        try:
+            _check_ask(engine, job, ask)
+            readable.append(ask)
+        except ValueError as error:
+            if not job.records_failures:
+                raise
+            outputs.write_failure(facts, job, ask, error)
+    done = len(asks) - len(readable)
+    for task_name, group in _groups(engine, job, readable).items():
         # The same number of calls with the fewest rows to fill up: 48 requests are 2 x 24, not
         # 32 + 16.
         size = -(-len(group) // -(-len(group) // job.batch_size))
         for first in range(0, len(group), size):
             batch = group[first : first + size]
-            if not all(outputs.is_answered(engine.facts, job, ask) for ask in batch):
-                _Batch(engine, job, task_name, size, estimator, pick).answer(batch)
+            if not all(outputs.is_answered(facts, job, ask) for ask in batch):
+                _Batch(engine, facts, job, task_name, size, estimator, pick).answer(batch)
             done += len(batch)
             say(done)
     rows = [json.loads(outputs.row_path(job, ask).read_text()) for ask in asks]
-    shown = [{k: v for k, v in row.items() if k != "ids"} for row in rows]
-    table = "samples.jsonl" if not job.file_name else None
-    if table:
+    if not job.file_name:
+        shown = [{k: v for k, v in row.items() if k != "ids"} for row in rows]
         text = "".join(json.dumps(row) + "\n" for row in shown)
-        outputs.write_text(job.out / table, text)
+        outputs.write_text(job.out / "samples.jsonl", text)
     return rows
 
 
 def check(engine: Engine, job: Job, asks: Sequence[Ask]) -> None:
-    """Refuses what cannot be answered, before anything is decoded."""
+    """Refuses a job that no request of it could be answered in, before anything is decoded."""
     if not asks:
         raise ValueError(
             "Expected at least one request, got none; give --prompt, --image, --video or --requests"
@@ -80,36 +91,76 @@ def check(engine: Engine, job: Job, asks: Sequence[Ask]) -> None:
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise ValueError(f"Names of requests must differ, but {twice[:3]} come more than once.")
-    for link in job.then:
-        name = names.resolve(link.task, engine.tasks, has_text=bool(link.prompt))
-        _check_prompt(engine, engine.task(name), link.prompt or asks[0].prompt)
     for ask in asks:
-        task = _task_of(engine, job, ask)
-        job.sampling_of(ask, 0).check_task(task)
-        if job.then:
-            job.sampling_of(ask, 1)  # refuses an unfit temperature
-        for text in extend.prompts_of(ask.prompt):
-            _check_prompt(engine, task, text)
-        if ask.negative_prompt:
-            _check_negative(engine, job, ask, task)
-        inputs.check(task, ask)
-        outputs.check_free(engine.facts, job, ask)
+        _check_ending(engine, job, ask)
+
+
+def _chain_of(engine: Engine, job: Job, ask: Ask) -> list[Task]:
+    """The tasks that answer a request, one after the other."""
+    later = [
+        engine.task(names.resolve(link.task, engine.tasks, has_text=bool(link.prompt)))
+        for link in job.then
+    ]
+    return [_task_of(engine, job, ask), *later]
+
+
+def _structure_fact(
+    engine: Engine, job: Job, asks: Sequence[Ask], estimator: Any
+) -> dict[str, Any]:
+    """{"structure": what flow and depth are drawn by}, for jobs that need them."""
+    chains = [_chain_of(engine, job, ask) for ask in asks]
+    fields = {part.field for chain in chains for task in chain for part in task.inputs}
+    if "structure" not in fields:
+        return {}
+    return {"structure": None if estimator is None else estimator.fingerprint}
+
+
+def _check_ending(engine: Engine, job: Job, ask: Ask) -> None:
+    """ValueError where the one file's name does not fit what the tasks make."""
+    chain = _chain_of(engine, job, ask)
+    if not job.file_name:
+        return
+    visual = [part for task in chain for part in task.outputs if part.kind == "visual"]
+    is_picture = bool(visual) and visual[-1].stop == 1
+    has_sound = any(part.kind == "audio" for task in chain for part in task.inputs + task.outputs)
+    fitting = (".png",) if is_picture and not has_sound else (".mp4", ".webm", ".gif")
+    fitting += (".wav",) if has_sound else ()
+    if os.path.splitext(job.file_name)[1].lower() not in fitting:
+        raise ValueError(
+            f"{chain[-1].name!r} makes {' or '.join(fitting)} here, but --out is"
+            f" {job.file_name}; change its ending."
+        )
+
+
+def _check_ask(engine: Engine, job: Job, ask: Ask) -> None:
+    """ValueError for a request that cannot be answered, by what it says; files are read later."""
+    task = _task_of(engine, job, ask)
+    job.sampling_of(ask, 0).check_task(task)
+    for words in () if ask.codes else (ask.prompt, *(words for _, words in ask.later)):
+        _check_prompt(engine, task, words)
+    if ask.negative_prompt:
+        if not task.has_text or job.sampling_of(ask, 0).guidance == 1:
+            raise ValueError(
+                f"Request {ask.name!r} has a negative prompt, which needs a task with words and"
+                " --guidance above 1, for example 3."
+            )
+        engine.check_prompt(ask.negative_prompt)
+    inputs.check(task, ask)
+    followers = zip(job.then, _chain_of(engine, job, ask)[1:], strict=True)
+    for place, (link, follower) in enumerate(followers, start=1):
+        job.sampling_of(ask, place)  # refuses an unfit temperature
+        _check_prompt(engine, follower, link.prompt or ask.prompt)
     if job.seconds:
-        extend.check(engine, job, _task_of(engine, job, asks[0]))
+        extend.check(engine, job, ask, task)
+    elif ask.later:
+        raise ValueError(
+            f"The words of request {ask.name!r} change with time, which needs --seconds."
+        )
 
 
 def _check_prompt(engine: Engine, task: Task, text: str) -> None:
     if task.needs_text or (text and task.has_text):
         engine.check_prompt(text)
-
-
-def _check_negative(engine: Engine, job: Job, ask: Ask, task: Task) -> None:
-    if not task.has_text or job.sampling_of(ask, 0).guidance == 1:
-        raise ValueError(
-            f"Request {ask.name!r} has a negative prompt, which needs a task with words and"
-            " --guidance above 1, for example 3."
-        )
-    engine.check_prompt(ask.negative_prompt)
 
 
 def _task_of(engine: Engine, job: Job, ask: Ask) -> Task:
@@ -129,6 +180,7 @@ class _Batch:
     """Answers some requests of one task together."""
 
     engine: Engine
+    facts: Mapping[str, Any]
     job: Job
     task_name: str
     size: int
@@ -146,13 +198,13 @@ class _Batch:
             except (ValueError, OSError) as error:
                 if not self.job.records_failures:
                     raise
-                outputs.write_failure(self.engine.facts, self.job, ask, error)
+                outputs.write_failure(self.facts, self.job, ask, error)
         if not readable:
             return
         missing = self.size - len(readable)
         padded = readable + readable[-1:] * missing
         fields: dict[str, Any] = {}
-        if givens[0].frames or givens[0].sound is not None:
+        if givens[0].frames or givens[0].sound is not None or givens[0].codes:
             fields = inputs.encode(self.engine, givens + givens[-1:] * missing)
         preview = None
         if self.job.has_preview and any(part.kind == "visual" for part in task.outputs):
@@ -168,14 +220,18 @@ class _Batch:
 
     def _read(self, ask: Ask, task: Task) -> inputs.Given:
         engine, sound = self.engine, self.engine.sound
+        if ask.codes:
+            codes = ask.codes(engine.text_tokenizer)
+            given = {part.field: codes[part.field] for part in task.inputs}
+            return inputs.Given(frames={}, sound=None, notes=(), codes=given)
         return inputs.read(
             ask,
             task,
             engine.clip,
             sound.sample_rate_hz if sound else 0,
             sound.num_samples if sound else 0,
-            from_end=self.job.task in names.FROM_END,
-            estimator=self.estimator,
+            self.job.task in names.FROM_END,
+            self.estimator,
         )
 
     def _made(
@@ -188,8 +244,10 @@ class _Batch:
     ) -> dict[str, Any]:
         """The fields with what the task makes of them."""
         prompt = self.job.then[place - 1].prompt if place else ""
+        if prompt:  # not the text that a record brought
+            fields = {name: codes for name, codes in fields.items() if name != "text_ids"}
         texts = {
-            "prompts": [prompt or extend.prompt_at(ask.prompt, 0.0) for ask in asks],
+            "prompts": [prompt or ask.prompt for ask in asks],
             "negative_prompts": [ask.negative_prompt for ask in asks] if not place else [],
         }
         made = candidates.generate(
@@ -249,6 +307,7 @@ class _Batch:
             ]
             outputs.write_answer(
                 engine,
+                self.facts,
                 self.job,
                 ask,
                 frames=None if clips.frames is None else clips.frames[i],

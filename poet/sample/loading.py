@@ -1,33 +1,43 @@
 """Loads a trained model with its tokenizers, checked against each other."""
 
-from pathlib import Path
+from typing import Any
 
+import flax.linen as nn
+import jax
+import numpy as np
 from etils import epath
 
-from poet.main import commands
+from poet.sample.decode import Decoding
+from poet.sample.engine import Engine, Tokenizers, Trained
+from poet.tokens.clip import ClipShape, SoundShape
+from poet.tokens.tasks import Task
 
 
-def load_engine(checkpoint_dir: str, tokenizers_dir: str, decoding=None):
-    """A `poet.sample.engine.Engine` from MODEL_DIR and a folder with visual/ and audio/.
+def load_engine(
+    checkpoint_dir: epath.PathLike,
+    tokenizers_dir: epath.PathLike,
+    decoding: Decoding | None = None,
+    num_tensor: int = 1,
+) -> Engine:
+    """An engine from MODEL_DIR and a folder with visual/ and audio/.
 
     Args:
       checkpoint_dir: What `poet train` wrote.
       tokenizers_dir: What its dataset was prepared with.
-      decoding: A `poet.sample.decode.Decoding`.
+      decoding: Types of weights and caches, order of tokens.
+      num_tensor: Devices that the model's heads and hidden widths are spread over; for models
+        that are larger than one device. The first so many are used.
 
     Raises:
-      UserError: A folder is missing, naming the command that makes it; the tokenizers are not
-        those that the model was trained with, naming both fingerprints.
+      ValueError: A folder is missing, naming the command that makes it; the tokenizers are not
+        those that the model was trained with, naming both fingerprints; there are fewer devices.
     """
-    from poet.sample import engine
-    from poet.tokens.clip import ClipShape, SoundShape
-    from poet.tokens.tasks import Task
     from poet.train import checkpoint, lm
     from poet.train.meta import from_json
 
     visual, audio = load_tokenizers(tokenizers_dir)
-    if not Path(checkpoint_dir).exists():
-        raise commands.UserError(
+    if not epath.Path(checkpoint_dir).exists():
+        raise ValueError(
             f"Expected a trained model in {checkpoint_dir}, found nothing there; make one with"
             " `poet train --gin_file=gin/runs/demo.gin`, run `make demo`, or pass --checkpoint."
         )
@@ -35,13 +45,14 @@ def load_engine(checkpoint_dir: str, tokenizers_dir: str, decoding=None):
     for kind, tokenizer in (("visual", visual), ("audio", audio)):
         trained = meta["tokenizers"].get(kind)
         if trained is not None and trained != tokenizer.fingerprint:
-            raise commands.UserError(
+            raise ValueError(
                 f"The model in {checkpoint_dir} was trained on ids of the {kind} tokenizer"
                 f" {trained[:12]}, but {tokenizers_dir} holds {tokenizer.fingerprint[:12]};"
                 " pass the --tokenizers that its dataset was prepared with."
             )
-    trained = engine.Trained(
-        config=lm.model_from_meta(meta),
+    config = lm.model_from_meta(meta)
+    trained = Trained(
+        config=config,
         clip=from_json(ClipShape, meta["clip"]),
         sound=from_json(SoundShape, meta["sound"]) if meta["sound"] else None,
         tasks={name: from_json(Task, task) for name, task in meta["task_values"].items()},
@@ -52,28 +63,57 @@ def load_engine(checkpoint_dir: str, tokenizers_dir: str, decoding=None):
             "tokenizers": meta["tokenizers"],
         },
     )
-    return engine.Engine(
-        params=checkpoint.load_params(checkpoint_dir),
+    like = None if num_tensor == 1 else _spread(trained, num_tensor)
+    return Engine(
+        params=checkpoint.load_params(checkpoint_dir, like=like),
         trained=trained,
-        tokenizers=engine.Tokenizers(
-            visual=visual, audio=audio, text=lm.text_tokenizer_from_meta(meta)
-        ),
+        tokenizers=Tokenizers(visual=visual, audio=audio, text=lm.text_tokenizer_from_meta(meta)),
         decoding=decoding,
     )
 
 
-def load_tokenizers(folder: str):
+def _spread(trained: Trained, num_tensor: int) -> Any:
+    """Shapes of the parameters with shardings over so many devices."""
+    from poet.models.prefix_lm import PrefixLM
+    from poet.tokens import sequence
+    from poet.train import partitioning
+
+    if not 1 <= num_tensor <= len(jax.devices()):
+        raise ValueError(
+            f"The model cannot be spread over {num_tensor} devices, because there are"
+            f" {len(jax.devices())}; ask for 1 to {len(jax.devices())}."
+        )
+    sizes = partitioning.MeshConfig(fsdp=1, tensor=num_tensor, num_devices=num_tensor)
+    mesh = partitioning.make_mesh(sizes)
+    config, task = trained.config, next(iter(trained.tasks.values()))
+    plan = sequence.plan(task, trained.clip, trained.sound, config.text_slots, config.vocabulary)
+    batch = {
+        "decoder_input_tokens": np.zeros((1, plan.length - 1), np.int32),
+        "text_ids": np.zeros((1, max(1, plan.num_text_slots)), np.int32),
+    }
+    boxed = jax.eval_shape(lambda key: PrefixLM(config).init(key, plan, batch), jax.random.key(0))[
+        "params"
+    ]
+    shardings = partitioning.param_shardings(boxed, mesh)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        nn.meta.unbox(boxed),
+        shardings,
+    )
+
+
+def load_tokenizers(folder: epath.PathLike) -> tuple[Any, Any]:
     """(visual, audio) tokenizers of a folder.
 
     Raises:
-      UserError: One is missing, naming the command that makes it.
+      ValueError: One is missing, naming the command that makes it.
     """
     from poet.tokenizers import protocol
 
     for kind in ("visual", "audio"):
         path = epath.Path(folder) / kind
         if not (path / "config.json").exists():
-            raise commands.UserError(
+            raise ValueError(
                 f"Expected a trained {kind} tokenizer in {path}, found none; make it with"
                 f" `poet train-tokenizer --gin_file=gin/tokenizers/{kind}_demo.gin --media=..."
                 f" --out={path}`, run `make demo`, or pass --tokenizers."

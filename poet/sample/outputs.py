@@ -10,8 +10,26 @@ import numpy as np
 
 from poet.sample.asks import Ask, Job
 
+_ENDINGS = (".mp4", ".webm", ".gif", ".png", ".wav")
+
 # Pictures smaller than this are enlarged by whole pixels, so that a player shows more than a stamp.
 _SHOWN_PX = 128
+
+
+def target(out: str | os.PathLike) -> tuple[Path, str]:
+    """(folder, file name) that a path stands for; "" for a folder.
+
+    Raises:
+      ValueError: It is a file of another kind.
+    """
+    path = Path(out)
+    if path.suffix.lower() in _ENDINGS:
+        return path.parent, path.name
+    if path.is_file():
+        raise ValueError(
+            f"{path} is a file; name a folder, or a file that ends in {', '.join(_ENDINGS)}."
+        )
+    return path, ""
 
 
 def request_of(facts: Mapping[str, Any], job: Job, ask: Ask) -> dict[str, Any]:
@@ -22,8 +40,9 @@ def request_of(facts: Mapping[str, Any], job: Job, ask: Ask) -> dict[str, Any]:
         "then": [vars(link) for link in job.then],
         "then_temperature": job.then_temperature,
         "prompt": ask.prompt,
+        "later": [list(change) for change in ask.later],
         "negative_prompt": ask.negative_prompt,
-        "source": ask.video or ask.image or ask.audio,
+        "source": ask.record or ask.video or ask.image or ask.audio,
         "files": {path: _size_and_time(path) for path in ask.files},
         "image": ask.image,
         "video": ask.video,
@@ -31,6 +50,8 @@ def request_of(facts: Mapping[str, Any], job: Job, ask: Ask) -> dict[str, Any]:
         "mask": ask.mask,
         "start_s": ask.start_s,
         "seconds": job.seconds,
+        "tries": job.tries,
+        "format": job.format,
         "number": ask.number,
         "seed": sampling.seed,
         "temperature": sampling.temperature,
@@ -85,11 +106,9 @@ def check_free(facts: Mapping[str, Any], job: Job, ask: Ask) -> None:
         )
 
 
-_ENDINGS = (".mp4", ".webm", ".gif", ".png", ".wav")
-
-
 def write_answer(
     engine: Any,
+    facts: Mapping[str, Any],
     job: Job,
     ask: Ask,
     *,
@@ -101,6 +120,10 @@ def write_answer(
     """Writes the media file, then the row; returns the row.
 
     Args:
+      engine: For the rates of its clips and sound.
+      facts: Of the model, and of what drew masks or flow.
+      job: What was done.
+      ask: The request.
       frames: uint8 [T, Y, X, 3], or None for sound alone.
       sound: float32 [S] in [-1, 1], or None.
       ids: Codes by field, or a list of them for long clips.
@@ -110,9 +133,9 @@ def write_answer(
 
     scale = 1
     if Path(job.file_name).suffix == ".wav":
-        if sound is None:
-            raise ValueError(f"{job.out / job.file_name}: the answer has no sound; name a clip.")
         frames = None
+    if frames is not None and (job.file_name or f".{job.format}").endswith(".gif"):
+        sound = None  # the format has none
     if frames is None:
         file = f"{_stem(job, ask)}.wav"
         write.write_wav(job.out / file, sound, engine.sample_rate_hz)
@@ -130,7 +153,7 @@ def write_answer(
     row = {
         "file": file,
         "name": ask.name,
-        **request_of(engine.facts, job, ask),
+        **request_of(facts, job, ask),
         "has_sound": sound is not None,
         "scale": scale,
         **more,
@@ -147,7 +170,8 @@ def write_failure(facts: Mapping[str, Any], job: Job, ask: Ask, error: Exception
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file whole or not at all, and its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)

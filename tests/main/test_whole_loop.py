@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from poet import sample
 from poet.data import records
 from poet.demo import report, runner, scores, sizes, stages
 from poet.main import cli
@@ -186,10 +187,17 @@ def test_one_file_of_every_kind(out, tmp_path, capsys):
     assert f"{clip}: 64 x 64, resized to 32 x 32" in capsys.readouterr().out
 
 
-def test_a_long_clip_and_a_chain(out, tmp_path):
-    argv = ["--task=text_to_video", "--prompt=0: a red circle", "--prompt=2: a blue one"]
-    assert cli.main(asked(out, *argv, "--seconds=4", f"--out={tmp_path / 'long.mp4'}")) == 0
+def test_a_long_clip_and_a_chain(out, tmp_path, capsys):
+    argv = ["--task=text_to_video", "--seconds=4", f"--out={tmp_path / 'long.mp4'}"]
+    assert cli.main(asked(out, *argv, "--prompt=0: a red circle")) == 0
     assert len(video.read_video(tmp_path / "long.mp4", 8.0)) == 32
+    assert json.loads((tmp_path / "long.json").read_text())["prompt"] == "a red circle"
+    # Nothing that this model continues clips by reads words.
+    changing = ["--prompt=0: a red circle", "--prompt=2: a blue one"]
+    assert cli.main(asked(out, *argv, *changing)) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert cli.main(asked(out, *argv, *changing, "--overwrite")) == 2
+    assert "'future_prediction', by which this" in capsys.readouterr().err
     argv = ["--task=text_to_image", "--prompt=a red circle", "--then=image_to_video"]
     argv += ["--prompt=a blue circle", "--then=video_to_audio"]
     assert cli.main(asked(out, *argv, f"--out={tmp_path / 'chain.mp4'}")) == 0
@@ -242,6 +250,14 @@ def test_lines_of_requests_over_two_hosts(out, tmp_path, capsys):
     requests.write_text(json.dumps({"name": "d", "prompt": "a", "colour": "red"}))
     assert cli.main(asked(out, *argv, f"--out={tmp_path / 'wrong'}")) == 2
     assert "requests.jsonl:1 has colour; a request has name" in capsys.readouterr().err
+    for line, says in (
+        ("{", "is no JSON"),
+        ("3", "expects an object"),
+        ('{"top_k": "a"}', "numbers"),
+    ):
+        requests.write_text(line)
+        assert cli.main(asked(out, *argv, f"--out={tmp_path / 'wrong'}")) == 2
+        assert says in capsys.readouterr().err
     requests.write_text(json.dumps({"name": "e", "image": "none.png"}))
     argv = ["--task=image_to_video", f"--requests={requests}", f"--out={tmp_path / 'failed'}"]
     assert cli.main(asked(out, *argv)) == 1
@@ -249,10 +265,58 @@ def test_lines_of_requests_over_two_hosts(out, tmp_path, capsys):
     assert "none.png" in json.loads((tmp_path / "failed" / "e.json").read_text())["error"]
 
 
+def test_records_of_a_seqio_task(out, tmp_path, capsys):
+    """A task by name takes its conditions from the dataset, as they were tokenized."""
+    argv = ["--requests=poet_future_prediction", f"--dataset={out / 'dataset'}"]
+    argv += ["--split=held_out", "--limit=2", f"--out={tmp_path / 'made'}"]
+    assert cli.main(asked(out, *argv)) == 0
+    rows = report.read_rows(tmp_path / "made" / "samples.jsonl")
+    dataset = records.open_dataset(out / "dataset")
+    for number, row in enumerate(rows):
+        record = dataset.read("held_out", number)
+        assert row["name"] == record["clip_id"] and row["answered_by"] == "future_prediction"
+        made = json.loads((tmp_path / "made" / f"{row['name']}.json").read_text())
+        assert made["source"] == f"{dataset.fingerprint[:12]}/held_out/{record['clip_id']}"
+        np.testing.assert_array_equal(made["ids"]["visual"][:3], record["visual"][:3])
+    # With words: the record's caption. The task that follows takes what was made.
+    argv = ["--requests=poet_text_to_video", f"--dataset={out / 'dataset'}", "--limit=1"]
+    argv += ["--then=video_to_audio", f"--out={tmp_path / 'words'}"]
+    assert cli.main(asked(out, *argv)) == 0
+    (row,) = report.read_rows(tmp_path / "words" / "samples.jsonl")
+    assert row["has_sound"] and row["prompt"] == dataset.read("validation", 0)["caption"]
+    for words, says in (
+        (["--requests=poet_inpainting"], "there is no such file; a SeqIO task needs --dataset"),
+        ([f"--dataset={out / 'dataset'}", "--requests=poet_none"], "Unknown task or mixture"),
+        ([f"--dataset={out / 'dataset'}", "--requests=poet_inpainting"], "has what poet_inpaint"),
+        (
+            [f"--dataset={out / 'dataset'}", "--requests=poet_text_to_image", "--task=stylize"],
+            "asks for text_to_image, not for stylize",
+        ),
+    ):
+        assert cli.main(asked(out, *words, f"--out={tmp_path / 'wrong'}")) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_three_lines_of_python_make_a_clip(out, tmp_path):
+    engine = sample.load_engine(out / "model", out / "tokenizers")
+    asking = {"prompt": "a red circle", "seed": 1, "temperature": 0.5}
+    row = sample.make(engine, "text_to_video", tmp_path / "red.mp4", **asking)
+    assert video.read_video(tmp_path / row["file"], 8.0).shape == (17, 128, 128, 3)
+    # A model that is spread over devices makes the same.
+    wide = sample.load_engine(out / "model", out / "tokenizers", num_tensor=2)
+    again = sample.make(wide, "text_to_video", tmp_path / "wide.mp4", **asking)
+    assert again["ids"] == row["ids"]
+    with pytest.raises(ValueError, match="A request has no colour; it has name, prompt"):
+        sample.make(engine, "text_to_video", tmp_path / "x.mp4", colour="red")
+    with pytest.raises(ValueError, match="cannot be spread over 9 devices, because there are 4"):
+        sample.load_engine(out / "model", out / "tokenizers", num_tensor=9)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--task=text_to_video"], "prompt"),
+        (["--prompt=a"], "--task says what to make"),
         (["--task=text_to_video", "--prompt= "], "--prompt is empty"),
         (["--task=text_to_video", "--prompt=" + "a" * 80], "this model reads 63"),
         (["--task=image_to_video"], "needs a picture or clip"),
@@ -266,9 +330,12 @@ def test_lines_of_requests_over_two_hosts(out, tmp_path, capsys):
         (["--task=text_to_video", "--prompt=a", "--negative_prompt=b"], "--guidance above 1"),
         (["--task=unconditional", "--num_samples=0"], "--num_samples expects 1 or more"),
         (["--task=unconditional", "--seconds=1e9"], "seconds=1000000000.0 must be a number from"),
+        (["--task=text_to_video", "--prompt=a", "--negative_prompt=b"], "--guidance above 1"),
         (["--task=unconditional", "--size=portrait"], "this checkpoint makes square clips of 32"),
         (["--task=unconditional", "--shard=2/2"], "--shard expects I/N with I below N"),
         (["--task=unconditional", "--then=inpaint"], "was not trained for 'inpaint'"),
+        (["--task=unconditional", "--out=made.png"], "makes .mp4 or .webm or .gif here"),
+        (["--task=text_to_image", "--prompt=a", "--out=made.mp4"], "makes .png here"),
         (["--task=unconditional", f"--checkpoint={__file__}"], "test_whole_loop.py"),
     ],
 )

@@ -52,10 +52,11 @@ class ClockEngine(Engine):
 
     def generate(self, name, fields, numbers, sampling, place=0):
         self.calls.append((name, list(fields["prompts"]), place))
+        self.negative = list(fields["negative_prompts"])
         return {key: fields[key] for key in ("visual", "audio") if key in fields}
 
 
-def grown(seconds, prompt="", has_sound=True):
+def grown(seconds, later=(), has_sound=True):
     engine = ClockEngine()
     job = jobs.Job(
         task="text_to_video_with_sound",
@@ -66,7 +67,8 @@ def grown(seconds, prompt="", has_sound=True):
     fields = {"visual": np.zeros((2, 5, 1, 1), int)}
     if has_sound:
         fields["audio"] = np.zeros((2, 1, 106), int)
-    asks = [jobs.Ask(name=name, prompt=prompt) for name in "ab"]
+    words = {"prompt": "a red circle", "later": later, "negative_prompt": "a square"}
+    asks = [jobs.Ask(name=name, **(words if later else {})) for name in "ab"]
     return engine, extend.extend(engine, job, asks, fields, count=1)
 
 
@@ -91,10 +93,7 @@ def test_shorter_ones_are_cut():
 
 
 def test_words_change_with_time():
-    prompt = extend.timed_prompts(["0: a red circle", "3: a blue one"])
-    assert extend.prompts_of(prompt) == ["a red circle", "a blue one"]
-    assert extend.prompt_at(prompt, 2.9) == "a red circle"
-    engine, _ = grown(5.0, prompt, has_sound=False)
+    engine, _ = grown(5.0, ((3.0, "a blue one"),), has_sound=False)
     # Rounds begin to write at 2.125, 3.125 and 4.125 s.
     assert [prompts[0] for _, prompts, _ in engine.calls] == [
         "a red circle",
@@ -102,13 +101,16 @@ def test_words_change_with_time():
         "a blue one",
     ]
     assert {name for name, _, _ in engine.calls} == {"future_prediction_with_text"}
+    assert engine.negative == ["a square", "a square"], "guidance leads away in every round"
 
 
-def test_prompts_without_times_are_prompts():
-    assert extend.timed_prompts(["a red circle"]) is None
-    assert extend.prompts_of("a clock shows 4: a red hand") == ["a clock shows 4: a red hand"]
-    with pytest.raises(ValueError, match=r"start at 0 s and go forward in time, got \[1.0, 0.0\]"):
-        extend.timed_prompts(["1: a", "0: b"])
+def test_when_words_hold():
+    ask = jobs.Ask(name="a", prompt="a clock shows 4: a red hand", later=((2, "x"), (4.5, "y")))
+    found = [ask.prompt_at(second) for second in (0.0, 1.9, 2.0, 4.4, 9.0)]
+    assert found == ["a clock shows 4: a red hand"] * 2 + ["x", "x", "y"]
+    for later in (((2, "x"), (2, "y")), ((0, "x"),)):
+        with pytest.raises(ValueError, match="times must be above 0 and rise"):
+            jobs.Ask(name="a", later=later)
 
 
 def test_the_paper_counts():
@@ -127,13 +129,24 @@ def test_the_paper_counts():
 
 
 def test_refusals():
-    engine = ClockEngine()
-    job = jobs.Job(task="a", then=("b",), sampling=SamplingRequest(), out=Path("none"), seconds=4)
+    engine, ask = ClockEngine(), jobs.Ask(name="a", prompt="x")
+
+    def check(task, ask=ask, **more):
+        job = jobs.Job(task=task, sampling=SamplingRequest(), out=Path("none"), seconds=4, **more)
+        extend.check(engine, job, ask, tasks.get(task))
+
     with pytest.raises(ValueError, match="--seconds and --then do not go together yet"):
-        extend.check(engine, job, tasks.get("text_to_video"))
-    job = jobs.Job(task="a", sampling=SamplingRequest(), out=Path("none"), seconds=4)
+        check("text_to_video", then=("video_to_audio",))
     with pytest.raises(ValueError, match="'video_to_audio' makes no whole clip"):
-        extend.check(engine, job, tasks.get("video_to_audio"))
+        check("video_to_audio")
+    changing = jobs.Ask(name="a", prompt="x", later=((2.0, "y"),))
+    check("text_to_video", changing)
+    with pytest.raises(ValueError, match="'audio_video_continuation_9', by which .* reads none"):
+        check("text_to_video_with_sound", changing)
+    engine.tasks = ("text_to_video", "future_prediction")
+    check("text_to_video")
+    with pytest.raises(ValueError, match="'future_prediction', by which this checkpoint makes"):
+        check("text_to_video", changing)
     engine.tasks = ("text_to_video_with_sound", "audio_video_continuation")
     with pytest.raises(ValueError, match="grow by audio_video_continuation_9"):
-        extend.check(engine, job, tasks.get("text_to_video_with_sound"))
+        check("text_to_video_with_sound")

@@ -105,6 +105,7 @@ def test_a_batch_goes_on_past_a_file_that_cannot_be_read(tmp_path):
     job = job_of(out, "image_to_video_without_text", records_failures=True)
     rows = jobs.run(CountingEngine(), job, asks)
     assert "bad.png is not a readable image" in rows[0]["error"]
+    assert not (out / "bad.mp4").exists()
     assert (out / rows[1]["file"]).exists() and rows[1]["notes"] == [f"{good}: 32 x 32"]
     table = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert [row["name"] for row in table] == ["bad", "good"]
@@ -142,3 +143,31 @@ def test_refusals(task, fields, says, tmp_path):
     with pytest.raises((ValueError, OSError), match=says):
         jobs.run(CountingEngine(), job_of(out, task), [jobs.Ask(name="a", **fields)])
     assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_rows_that_say_too_little_are_noted_too(tmp_path):
+    """A request without words fails by itself in a batch, and the whole job otherwise."""
+    asks = [
+        jobs.Ask(name="silent", image="", number=0),
+        jobs.Ask(name="told", prompt="a", number=1),
+    ]
+    asks[0] = dataclasses.replace(asks[0], mask="interpolation")
+    with pytest.raises(ValueError, match="hides nothing"):
+        jobs.run(CountingEngine(), job_of(tmp_path), asks)
+    rows = jobs.run(CountingEngine(), job_of(tmp_path, records_failures=True), asks)
+    assert "hides nothing" in rows[0]["error"] and (tmp_path / rows[1]["file"]).exists()
+
+
+def test_what_decodes_is_part_of_the_request(tmp_path):
+    """An answer by another order of tokens is another answer."""
+    engine, ask = CountingEngine(), jobs.Ask(name="a", prompt="a square")
+    jobs.run(engine, job_of(tmp_path), [ask])
+    engine.facts = {"step": 1, "decoding": {"schedule": "diagonal"}}
+    with pytest.raises(ValueError, match="is there already"):
+        jobs.run(engine, job_of(tmp_path), [ask])
+
+
+def test_a_gif_has_no_sound(tmp_path):
+    job = job_of(tmp_path, then=("video_to_audio",), format="gif")
+    (row,) = jobs.run(CountingEngine(), job, [jobs.Ask(name="a", prompt="a square")])
+    assert row["file"] == "a.gif" and not row["has_sound"]
