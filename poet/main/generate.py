@@ -62,7 +62,7 @@ def _flags(argv: list[str]):
     add("--start_s", type=float, help="where in --video and --audio to begin")
     add("--depth_model", default="", help="folder of a depth model of transformers, for stylize")
     add("--seconds", type=float, default=0.0, help="make clips so long, second by second")
-    add("--size", choices=("square", "portrait"), help="of the clips, if the checkpoint has both")
+    add("--size", default="", help="square, portrait or landscape, if the checkpoint has several")
     add("--format", default="mp4", choices=("mp4", "webm", "gif"), help="of clips in a folder")
     add("--requests", help="manifest or .jsonl of requests, or a SeqIO task, instead of the above")
     add("--dataset", help="of `poet prepare`, whose records answer a SeqIO task's --requests")
@@ -81,7 +81,7 @@ def _flags(argv: list[str]):
     add("--preview", action="store_true", help="write pictures to OUT/preview as frames get done")
     add("--seed", type=int, default=0, help="of every draw")
     add("--batch_size", type=int, default=32, help="requests decoded together")
-    add("--schedule", default="raster", choices=("raster", "diagonal"), help="order of tokens")
+    add("--schedule", choices=("raster", "diagonal"), help="order of tokens; as trained by default")
     add("--slope", type=float, default=0.0, help="share of a row before the next one, if diagonal")
     add("--weights", default="model", choices=("model", "bfloat16", "int8"), help="while decoding")
     add("--cache", default="model", choices=("model", "bfloat16", "int8"), help="keys and values")
@@ -110,11 +110,10 @@ def _run(argv: list[str]) -> int:
         raise commands.UserError(f"--batch_size expects 1 or more, got {flags.batch_size}.")
     folder, file_name = _target(flags, len(wanted))
     commands.check_writable(folder)
-    decoding = decode.Decoding(
-        cache_dtype=flags.cache,
-        weight_dtype=flags.weights,
-        schedule=schedule.Schedule(flags.schedule, flags.slope),
-    )
+    order = loading.trained_schedule(flags.checkpoint)
+    if flags.schedule:
+        order = schedule.Schedule(flags.schedule, flags.slope)
+    decoding = decode.Decoding(cache_dtype=flags.cache, weight_dtype=flags.weights, schedule=order)
     job = jobs.Job(
         task=flags.task,
         then=tuple(asks.Link(**link) for link in flags.chain),
@@ -131,8 +130,9 @@ def _run(argv: list[str]) -> int:
         batch_size=flags.batch_size,
     )
     commands.keep_compiled_programs()
-    engine = loading.load_engine(flags.checkpoint, flags.tokenizers, decoding, flags.tensor)
-    _check_size(flags.size, engine.clip)
+    engine = loading.load_engine(
+        flags.checkpoint, flags.tokenizers, decoding, flags.tensor, flags.size
+    )
     if flags.dataset:
         generate_requests.check_dataset(flags, engine)
     estimator = structure.EstimatedStructure(flags.depth_model)
@@ -175,15 +175,6 @@ def _target(flags, num_asks: int) -> tuple[Path, str]:
             f"--out {flags.out} names one file, but {num_asks} were asked for; name a folder."
         )
     return folder, file_name
-
-
-def _check_size(size: str | None, clip) -> None:
-    have = "portrait" if clip.height_px > clip.width_px else "square"
-    if size is not None and size != have:
-        raise commands.UserError(
-            f"--size {size} was asked for, but this checkpoint makes {have} clips of"
-            f" {clip.width_px} x {clip.height_px} px; choose another --checkpoint."
-        )
 
 
 if __name__ == "__main__":

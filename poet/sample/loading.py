@@ -1,5 +1,6 @@
 """Loads a trained model with its tokenizers, checked against each other."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ from etils import epath
 from poet.sample.decode import Decoding
 from poet.sample.engine import Engine, Tokenizers, Trained
 from poet.tokens.clip import ClipShape, SoundShape
+from poet.tokens.schedule import RASTER, Schedule
 from poet.tokens.tasks import Task
 
 
@@ -18,6 +20,7 @@ def load_engine(
     tokenizers_dir: epath.PathLike,
     decoding: Decoding | None = None,
     num_tensor: int = 1,
+    size: str = "",
 ) -> Engine:
     """An engine from MODEL_DIR and a folder with visual/ and audio/.
 
@@ -27,10 +30,13 @@ def load_engine(
       decoding: Types of weights and caches, order of tokens.
       num_tensor: Devices that the model's heads and hidden widths are spread over; for models
         that are larger than one device. The first so many are used.
+      size: "square", "portrait" or "landscape", of a model that was trained on clips of several
+        sizes; "" takes the first.
 
     Raises:
       ValueError: A folder is missing, naming the command that makes it; the tokenizers are not
-        those that the model was trained with, naming both fingerprints; there are fewer devices.
+        those that the model was trained with, naming both fingerprints; there are fewer devices;
+        it was trained on no clips of that size.
     """
     from poet.train import checkpoint, lm
     from poet.train.meta import from_json
@@ -51,10 +57,17 @@ def load_engine(
                 " pass the --tokenizers that its dataset was prepared with."
             )
     config = lm.model_from_meta(meta)
+    clips = [from_json(ClipShape, clip) for clip in (meta["clip"], *meta.get("clips", ()))]
+    clip = _of_size(clips, size)
+    sound = from_json(SoundShape, meta["sound"]) if meta["sound"] else None
+    if sound is not None:
+        sound = SoundShape.for_clip(
+            clip, sound.num_levels, sound.samples_per_frame, sound.sample_rate_hz
+        )
     trained = Trained(
         config=config,
-        clip=from_json(ClipShape, meta["clip"]),
-        sound=from_json(SoundShape, meta["sound"]) if meta["sound"] else None,
+        clip=clip,
+        sound=sound,
         tasks={name: from_json(Task, task) for name, task in meta["task_values"].items()},
         facts={
             "model_dir": str(checkpoint_dir),
@@ -70,6 +83,37 @@ def load_engine(
         tokenizers=Tokenizers(visual=visual, audio=audio, text=lm.text_tokenizer_from_meta(meta)),
         decoding=decoding,
     )
+
+
+def trained_schedule(checkpoint_dir: epath.PathLike) -> Schedule:
+    """The order of visual tokens that a checkpoint was trained for; raster if it does not say.
+
+    A folder without a checkpoint is left for `load_engine` to refuse.
+    """
+    from poet.train import checkpoint
+    from poet.train.meta import from_json
+
+    try:
+        meta = checkpoint.read_meta(checkpoint_dir)
+    except (ValueError, OSError):
+        return RASTER
+    return from_json(Schedule, meta["schedule"]) if "schedule" in meta else RASTER
+
+
+def _of_size(clips: Sequence[ClipShape], size: str) -> ClipShape:
+    """The first clip of that form; all have as many frames as the first of all, or are left out."""
+    forms: dict[str, ClipShape] = {"": clips[0]}
+    for clip in clips:
+        if clip.num_frames == clips[0].num_frames:
+            form = "portrait" if clip.height_px > clip.width_px else "landscape"
+            forms.setdefault("square" if clip.height_px == clip.width_px else form, clip)
+    if size not in forms:
+        known = (f"{form} ({c.width_px} x {c.height_px} px)" for form, c in forms.items() if form)
+        raise ValueError(
+            f"A size of {size!r} was asked for, but this checkpoint makes clips of"
+            f" {' and '.join(known)}; choose that, or another --checkpoint."
+        )
+    return forms[size]
 
 
 def _spread(trained: Trained, num_tensor: int) -> Any:

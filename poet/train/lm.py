@@ -121,6 +121,7 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
     for group in batches.groups.values():
         check_limits(config, group.plan.clip, group.plan.sound)
     facts = _facts(run, dataset, sizes, config)
+    facts["clips"] = _clips(batches)
     before = check_same_run(run.loop.model_dir, facts)
     if run.loop.seed < 0:
         raise ValueError(f"seed={run.loop.seed} must be 0 or more.")
@@ -353,6 +354,12 @@ def _facts(
         "batch": batch,
         "num_steps": run.loop.num_steps,
     }
+
+
+def _clips(batches: AgdBatches) -> list[dict[str, Any]]:
+    """Sizes of clips that are trained on, each once, most frequent first, as JSON."""
+    found = {group.plan.clip: None for group in batches.groups.values()}
+    return [to_json(clip) for clip in found]
 
 
 def _describe(dataset: Dataset, batches: AgdBatches, programs: LMPrograms, mesh: Any) -> Any:

@@ -331,7 +331,7 @@ def test_three_lines_of_python_make_a_clip(out, tmp_path):
         (["--task=unconditional", "--num_samples=0"], "--num_samples expects 1 or more"),
         (["--task=unconditional", "--seconds=1e9"], "seconds=1000000000.0 must be a number from"),
         (["--task=text_to_video", "--prompt=a", "--negative_prompt=b"], "--guidance above 1"),
-        (["--task=unconditional", "--size=portrait"], "this checkpoint makes square clips of 32"),
+        (["--task=unconditional", "--size=portrait"], "makes clips of square (32 x 32 px)"),
         (["--task=unconditional", "--shard=2/2"], "--shard expects I/N with I below N"),
         (["--task=unconditional", "--then=inpaint"], "was not trained for 'inpaint'"),
         (["--task=unconditional", "--out=made.png"], "makes .mp4 or .webm or .gif here"),
