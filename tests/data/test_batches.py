@@ -139,7 +139,7 @@ def test_curriculum_turns_from_images_to_video_after_a_quarter(make):
     assert abs(is_image[1000:].mean() - 0.1) < 0.02
     rows = {row["group"]: row["share"] for row in agd.describe()}
     np.testing.assert_allclose(rows["poet_text_to_image"], (0.9, 0.1))
-    np.testing.assert_allclose(rows["poet_unconditional"], (0.1 / 16, 0.9 / 16))
+    np.testing.assert_allclose(rows["poet_unconditional"], (0.1 / 17, 0.9 / 17))
 
 
 def test_curriculum_needs_both_kinds(dataset, sizes, text_tokenizer, pretrain):
