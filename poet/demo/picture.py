@@ -29,19 +29,25 @@ def write_picture(samples: Path, out: Path, num_clips: int = 6) -> Path:
 
 def write_page(cards: Sequence[np.ndarray], out: Path) -> Path:
     """Lays cards [Y, X, 3] out, two a row, and writes them whole or not at all."""
-    height, width = np.max([card.shape[:2] for card in cards], axis=0)
-    num_rows = -(-len(cards) // 2)
-    page = np.full(
-        (num_rows * (height + _GAP_PX) + _GAP_PX, 2 * (width + _GAP_PX) + _GAP_PX, 3), 255, np.uint8
-    )
-    for i, one in enumerate(cards):
-        top = _GAP_PX + (i // 2) * (height + _GAP_PX)
-        left = _GAP_PX + (i % 2) * (width + _GAP_PX)
-        page[top : top + one.shape[0], left : left + one.shape[1]] = one
+    pairs = [cards[i : i + 2] for i in range(0, len(cards), 2)]
+    width = max(card.shape[1] for card in cards)
+    rows = [_row(pair, width) for pair in pairs]
+    gap = np.full((_GAP_PX, rows[0].shape[1], 3), 255, np.uint8)
+    page = np.concatenate([gap, *(part for row in rows for part in (row, gap))])
     partial = out.with_name(out.name + ".partial")
     Image.fromarray(page).save(partial, format="PNG", optimize=True)
     partial.replace(out)
     return out
+
+
+def _row(cards: Sequence[np.ndarray], width: int) -> np.ndarray:
+    """Two cards beside each other, or one with an empty place."""
+    height = max(card.shape[0] for card in cards)
+    row = np.full((height, 2 * (width + _GAP_PX) + _GAP_PX, 3), 255, np.uint8)
+    for place, one in enumerate(cards):
+        left = _GAP_PX + place * (width + _GAP_PX)
+        row[: one.shape[0], left : left + one.shape[1]] = one
+    return row
 
 
 def card(

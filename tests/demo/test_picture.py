@@ -32,6 +32,7 @@ def test_a_page_has_two_cards_a_row(tmp_path):
     ]
     path = picture.write_page(cards, tmp_path / "page.png")
     page = np.asarray(Image.open(path))
-    assert page.shape == (2 * (18 + 99 + 12) + 12, 2 * (WIDTH + 12) + 12, 3)
+    # A row is as high as its highest card: titles and frames in the first, a title in the second.
+    assert page.shape == (12 + 18 + 99 + 12 + 18 + 12, 2 * (WIDTH + 12) + 12, 3)
     assert (page[12 + 20, 12 + 5] == 10).all() and (page[12 + 20, 2 * 12 + WIDTH + 5] == 20).all()
     assert [item.name for item in tmp_path.iterdir()] == ["page.png"]
