@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from poet.typing import Float, UInt8
+from poet.typing import Float, Shaped, UInt8
 
 
 @runtime_checkable
@@ -82,3 +82,14 @@ def all_features(
     if not batches:
         raise ValueError("Expected at least one clip, got none; check the folder or the split.")
     return np.concatenate(batches)
+
+
+def filled(rows: Shaped[np.ndarray, "N ..."], most: int) -> Shaped[np.ndarray, "_ ..."]:
+    """Rows and copies of the last one, up to a power of two or `most`: few sizes to compile for.
+
+    Args:
+      rows: At least one, at most `most`.
+      most: The largest batch.
+    """
+    missing = min(most, 1 << (len(rows) - 1).bit_length()) - len(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])

@@ -101,3 +101,12 @@ def test_refusals():
         features.all_features(OneRow(), clips, batch_size=3)
     with pytest.raises(ValueError, match="at least 2 frames, got 1"):
         toy_features.ChangeProjection().features(clips[:, :1])
+
+
+@pytest.mark.parametrize(("num_rows", "most", "size"), [(1, 8, 1), (3, 8, 4), (5, 6, 6), (8, 8, 8)])
+def test_rows_are_filled_to_few_sizes(num_rows, most, size):
+    rows = np.arange(2 * num_rows).reshape(num_rows, 2)
+    found = features.filled(rows, most)
+    assert len(found) == size
+    np.testing.assert_array_equal(found[:num_rows], rows)
+    np.testing.assert_array_equal(found[num_rows:], np.repeat(rows[-1:], size - num_rows, 0))
