@@ -4,7 +4,9 @@ Nothing of poet may be imported here at the top: the jaxtyping plugin checks sha
 that are imported after it has started.
 """
 
+import gc
 import os
+import pathlib
 import random
 
 # Before jax is imported anywhere; a user may still ask for another platform.
@@ -34,6 +36,21 @@ def pytest_configure(config):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+# A compiled program holds about 25 memory maps of its process; beyond the kernel's limit (65,530 by
+# default) LLVM aborts in the middle of a later test.
+_MANY_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Drops the programs of earlier files in time; the next ones come from the cache on disk."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """CLIP: the numbers and ids of `transformers` on tiny models, pictures as PIL makes them.
 
 tests/golden/clip_outputs.json was made with transformers 5.24 and torch 2.14 by
-`POET_WRITE_GOLDEN=1 pytest tests/evals/test_clip.py` where both are installed.
+`POET_WRITE_GOLDEN=1 pytest tests/evals/test_clip_model.py` where both are installed.
 """
 
 import json
