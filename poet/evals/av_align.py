@@ -8,16 +8,12 @@ Axes: T frames, Y rows, X columns, S samples, N onsets, M peaks of motion.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from poet.evals import onsets
+from poet.evals import farneback, onsets
 from poet.typing import Float, UInt8
-
-_FARNEBACK: dict[str, Any] = dict(
-    pyr_scale=0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +43,8 @@ def align_clip(
     Raises:
       ValueError: Fewer than two frames.
     """
-    motion_s = _local_maxima(flow_magnitude_px(frames)) / frames_per_second
+    _check_length(frames)
+    motion_s = motion_peaks_s(farneback.flow(frames[:-1], frames[1:]), frames_per_second)
     sound_s = onsets.onset_times_s(samples)
     return alignment(sound_s, motion_s, frames_per_second, form=form)
 
@@ -88,30 +85,38 @@ def alignment(
     return Alignment(score=float(score), num_sound_peaks=num_sound, num_motion_peaks=num_motion)
 
 
-def flow_magnitude_px(frames: UInt8[np.ndarray, "T Y X 3"]) -> Float[np.ndarray, "T"]:
-    """Mean length of the flow into each frame from the one before, in pixels.
+def motion_peaks_s(
+    flow: Float[np.ndarray, "pairs Y X 2"], frames_per_second: float
+) -> Float[np.ndarray, "M"]:
+    """When motion peaks, in seconds: local maxima of the mean length of the flow.
 
-    Farneback's method in OpenCV on grey pictures: 3 levels of half size, windows of 15, 3
-    iterations, polynomials over 5 pixels with sigma 1.2. The first value stands twice, so that
-    there is one a frame.
+    Args:
+      flow: From each frame to the next, in pixels.
+      frames_per_second: Of the frames.
+    """
+    return _local_maxima(_lengths_px(flow)) / frames_per_second
+
+
+def flow_magnitude_px(frames: UInt8[np.ndarray, "T Y X 3"]) -> Float[np.ndarray, "T"]:
+    """Mean length of `farneback.flow` into each frame from the one before, in pixels.
+
+    The first value stands twice, so that there is one a frame.
 
     Raises:
       ValueError: Fewer than two frames.
     """
-    import cv2
+    _check_length(frames)
+    return _lengths_px(farneback.flow(frames[:-1], frames[1:]))
 
+
+def _check_length(frames) -> None:
     if len(frames) < 2:
         raise ValueError(f"Motion needs at least 2 frames, got {len(frames)}.")
-    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
-    lengths = [
-        np.linalg.norm(
-            cv2.calcOpticalFlowFarneback(
-                one, two, np.zeros((*one.shape, 2), np.float32), **_FARNEBACK
-            ).astype(np.float64),
-            axis=-1,
-        ).mean()
-        for one, two in zip(grey[:-1], grey[1:], strict=True)
-    ]
+
+
+def _lengths_px(flow):
+    """One a frame; the first stands twice."""
+    lengths = [np.linalg.norm(pair.astype(np.float64), axis=-1).mean() for pair in flow]
     return np.array([lengths[0], *lengths])
 
 

@@ -154,11 +154,33 @@ def click_f1(findings: Findings, window_s: float = CLICK_WINDOW_S) -> Score:
     """
     if not findings:
         raise ValueError("click_f1 needs at least one clip, got none; generate some.")
-    counts = np.array([_click_counts(found, window_s) for found in findings], np.float64)
+    counts = np.array([click_counts(found, window_s) for found in findings], np.float64)
     rng = np.random.default_rng(0)
     resampled = counts[rng.integers(len(counts), size=(_NUM_RESAMPLES, len(counts)))].sum(axis=1)
     low, high = np.percentile(_f1(resampled), [2.5, 97.5])
     return _score(_f1(counts.sum(axis=0)), len(counts), low, high)
+
+
+def click_counts(found: checker.Finding, window_s: float = CLICK_WINDOW_S) -> tuple[int, int, int]:
+    """(hits with a click, clicks without a hit, hits without a click) of one clip."""
+    hits, clicks = list(found.hit_times_s), list(found.click_times_s)
+    near = sorted(
+        (abs(hit_s - click_s), hit_s, click_s)
+        for hit_s in hits
+        for click_s in clicks
+        if abs(hit_s - click_s) <= window_s
+    )
+    num_matched = 0
+    for _, hit_s, click_s in near:
+        if hit_s in hits and click_s in clicks:
+            hits.remove(hit_s)
+            clicks.remove(click_s)
+            num_matched += 1
+    # So near to the last frame the picture cannot tell on which side of its end a hit falls.
+    end_s = world.LAST_FRAME_S - world.END_MARGIN_S
+    missed = sum(hit_s < end_s for hit_s in hits)
+    wrong = sum(not end_s <= click_s <= end_s + 2 * world.END_MARGIN_S for click_s in clicks)
+    return num_matched, wrong, missed
 
 
 def psnr_db(
@@ -200,28 +222,6 @@ def mean(values: Sequence[float]) -> Score:
     value = float(np.mean(values))
     error = float(np.std(values, ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else 0.0
     return _score(value, len(values), value - _Z95 * error, value + _Z95 * error)
-
-
-def _click_counts(found: checker.Finding, window_s: float) -> tuple[int, int, int]:
-    """(hits with a click, clicks without a hit, hits without a click)."""
-    hits, clicks = list(found.hit_times_s), list(found.click_times_s)
-    near = sorted(
-        (abs(hit_s - click_s), hit_s, click_s)
-        for hit_s in hits
-        for click_s in clicks
-        if abs(hit_s - click_s) <= window_s
-    )
-    num_matched = 0
-    for _, hit_s, click_s in near:
-        if hit_s in hits and click_s in clicks:
-            hits.remove(hit_s)
-            clicks.remove(click_s)
-            num_matched += 1
-    # So near to the last frame the picture cannot tell on which side of its end a hit falls.
-    end_s = world.LAST_FRAME_S - world.END_MARGIN_S
-    missed = sum(hit_s < end_s for hit_s in hits)
-    wrong = sum(not end_s <= click_s <= end_s + 2 * world.END_MARGIN_S for click_s in clicks)
-    return num_matched, wrong, missed
 
 
 def _f1(counts):
