@@ -78,6 +78,7 @@ def test_a_job_server_of_beam_changes_no_byte(media, whole, tmp_path, importable
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_a_failure_of_an_earlier_beam_run_is_forgotten(media, whole, tmp_path, importable):
     """The strict run leaves its reasons with the parts; the next run must not trip over them."""
     changes = {"runner": "multi_processing", "clips_per_unit": 1, "num_workers": 2}

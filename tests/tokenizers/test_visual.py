@@ -225,6 +225,7 @@ def test_the_tokenizer_has_the_moving_average_when_one_is_kept(trained):
     assert visual_step.tokenizer_params(plain) is state.params
 
 
+@pytest.mark.slow
 def test_parameters_and_average_are_inflated_after_the_last_image(video):
     """The first step on video finds them inflated; no other step touches them."""
     losses, tx = VisualLossConfig(ema_decay=0.9), optax.sgd(1e-2)

@@ -83,6 +83,7 @@ def test_latents_in_chunks_are_those_of_the_whole_clip(config, params, video, la
     np.testing.assert_allclose(chunked, latents, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_papers_strided_kernels_keep_one_frame_less(video):
     config = config_of(3)
     params = magvit2.init_params(config, jax.random.key(0))

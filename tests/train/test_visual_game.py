@@ -111,6 +111,7 @@ def test_the_discriminator_learns_to_tell_its_batch(programs, state, key):
     assert last["logit_real"] > last["logit_fake"] + 0.5
 
 
+@pytest.mark.slow
 def test_the_game_reaches_the_tokenizer_by_its_weight_only(state, key):
     """Weight 0 gives the gradients of training without a discriminator; 0.5 gives others."""
 

@@ -74,6 +74,7 @@ def test_codes_used_lately_are_of_the_window():
     assert state.extra["used_at"][9] == 8
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32_and_keeps_its_gradients_in_float32(exact):
     rounded = gradients(dataclasses.replace(LOSSES, compute_dtype="bfloat16"))
     for name, value in rounded[1].items():
