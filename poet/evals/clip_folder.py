@@ -171,6 +171,15 @@ def _tower(facts: Mapping[str, Any]) -> TowerConfig:
 
 
 def parsed(text: str, name: str) -> dict[str, Any]:
+    """The JSON object of a text.
+
+    Args:
+      text: Of a file.
+      name: The file's, for errors.
+
+    Raises:
+      ValueError: The text is no JSON, or no object.
+    """
     try:
         facts = json.loads(text)
     except ValueError as error:
