@@ -1,4 +1,4 @@
-"""A language model of two small layers, its plans and batches: shared by tests/models and sample.
+"""A language model of two small layers, its plans and batches, for tests of models and sampling.
 
 The clip is 5 latent frames of 1 x 2 tokens, the sound 2 levels of 4 audio frames.
 """
@@ -31,6 +31,17 @@ CONFIG = PrefixLMConfig(
     head_dim=4,
     mlp_dim=24,
     text_slots=TEXT_SLOTS,
+)
+
+# Of one layer, for runs that train on a prepared dataset, whose ids replace these.
+TRAINED = PrefixLMConfig(
+    num_layers=1,
+    d_model=32,
+    num_heads=2,
+    head_dim=16,
+    mlp_dim=64,
+    text_slots=16,
+    text=TextEncoderConfig(num_layers=1, d_model=16, num_heads=1, head_dim=16, mlp_dim=16),
 )
 
 

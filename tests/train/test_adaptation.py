@@ -9,10 +9,9 @@ import gin
 import jax
 import numpy as np
 import pytest
+import tiny_lm
 
 from poet.main import train as train_command
-from poet.models.config import PrefixLMConfig
-from poet.models.text_encoder import TextEncoderConfig
 from poet.tokenizers.text import ByteTokenizer
 from poet.tokens.schedule import Schedule
 from poet.train import checkpoint, lm, loop, metrics
@@ -22,15 +21,6 @@ from poet.train.partitioning import MeshConfig
 
 # Tokens of a frame are 2 x 2: the second line begins beside the end of the first.
 DIAGONAL = Schedule("diagonal")
-TINY = PrefixLMConfig(
-    num_layers=1,
-    d_model=32,
-    num_heads=2,
-    head_dim=16,
-    mlp_dim=64,
-    text_slots=16,
-    text=TextEncoderConfig(num_layers=1, d_model=16, num_heads=1, head_dim=16, mlp_dim=16),
-)
 # A step of it moves nothing that can be seen.
 STILL = OptimizerConfig(warmup_steps=0, learning_rate=1e-30)
 # What adapts the tiny run.
@@ -53,7 +43,7 @@ def make_run(folder, dataset, num_steps=8, **changes):
     settings = {
         "data_dir": str(dataset),
         "mixture_or_task_name": "poet_unconditional",
-        "model": TINY,
+        "model": tiny_lm.TRAINED,
         "batch_tokens": 300,
         "optimizer": OptimizerConfig(warmup_steps=0, learning_rate=1e-2),
         "evaluation": Evaluation(num_examples=0),
@@ -167,7 +157,7 @@ def test_unfit_beginnings_are_refused(raster, small_dataset, write_small, tmp_pa
     folder, begin = tmp_path / "model", {"init_from": str(raster[1])}
     with pytest.raises(ValueError, match="init_from=.*absent should be .* holds no checkpoint; tr"):
         lm.train(make_run(folder, small_dataset, init_from=str(tmp_path / "absent")))
-    wide = dataclasses.replace(TINY, mlp_dim=96)
+    wide = dataclasses.replace(tiny_lm.TRAINED, mlp_dim=96)
     words = r"parameter layers/block/mlp/\w+/kernel is \(1, .*64.*\) in the checkpoint and .*96"
     with pytest.raises(ValueError, match=words + ".* give the model that run's sizes"):
         lm.train(make_run(folder, small_dataset, model=wide, **begin))
@@ -178,7 +168,7 @@ def test_unfit_beginnings_are_refused(raster, small_dataset, write_small, tmp_pa
     table = write_small(tmp_path / "table", num_codes={"visual": 64, "audio": [16, 16]})
     with pytest.raises(ValueError, match="the id table, .* num_visual is 32, here 64; use"):
         lm.train(make_run(folder, table, **begin))
-    short = dataclasses.replace(TINY, text_slots=12)
+    short = dataclasses.replace(tiny_lm.TRAINED, text_slots=12)
     words = r"agrees in the text tokenizer, but in step 8 .* fingerprint is \w+, here \w+;"
     with pytest.raises(ValueError, match=words):
         text = {"model": short, "text_tokenizer": ByteTokenizer(12)}

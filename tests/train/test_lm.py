@@ -10,12 +10,11 @@ import gin
 import jax
 import numpy as np
 import pytest
+import tiny_lm
 
 from poet.data import registry
 from poet.data.records import open_dataset
 from poet.main import train as train_command
-from poet.models.config import PrefixLMConfig
-from poet.models.text_encoder import TextEncoderConfig
 from poet.tokenizers.text import ByteTokenizer, WordTokenizer
 from poet.train import checkpoint, lm, loop, metrics
 from poet.train.lm_program import Evaluation
@@ -37,15 +36,6 @@ registry.register(
     ),
 )
 """
-TINY = PrefixLMConfig(
-    num_layers=1,
-    d_model=32,
-    num_heads=2,
-    head_dim=16,
-    mlp_dim=64,
-    text_slots=16,
-    text=TextEncoderConfig(num_layers=1, d_model=16, num_heads=1, head_dim=16, mlp_dim=16),
-)
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +79,7 @@ def make_run(folder, dataset, **changes):
     settings = {
         "data_dir": str(dataset),
         "mixture_or_task_name": "poet_unconditional",
-        "model": TINY,
+        "model": tiny_lm.TRAINED,
         "batch_tokens": 300,
         "optimizer": OptimizerConfig(warmup_steps=0, learning_rate=1e-2),
         "evaluation": Evaluation(num_examples=0),
@@ -182,7 +172,7 @@ def test_a_restart_keeps_muon_and_dropout(one_device, small_dataset, tmp_path):
     run = make_run(
         tmp_path,
         small_dataset,
-        model=dataclasses.replace(TINY, dropout_rate=0.1),
+        model=dataclasses.replace(tiny_lm.TRAINED, dropout_rate=0.1),
         optimizer=OptimizerConfig(name="muon", warmup_steps=0, learning_rate=1e-2),
     )
     want = lm.train(run)
@@ -222,8 +212,8 @@ def test_unfit_settings_are_refused(small_dataset, tmp_path):
         lm.train(make_run(tmp_path, tmp_path / "absent"))
     with pytest.raises(ValueError, match="does not fit 4 device"):
         lm.train(make_run(tmp_path, small_dataset, mesh=MeshConfig(fsdp=3)))
-    limits = dataclasses.replace(TINY.limits, latent_frames=4)
-    model = dataclasses.replace(TINY, limits=limits)
+    limits = dataclasses.replace(tiny_lm.TRAINED.limits, latent_frames=4)
+    model = dataclasses.replace(tiny_lm.TRAINED, limits=limits)
     with pytest.raises(ValueError, match="5 latent frames, the model has positions for 4"):
         lm.train(make_run(tmp_path, small_dataset, model=model))
     assert not list(tmp_path.iterdir())
