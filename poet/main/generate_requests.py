@@ -24,6 +24,10 @@ def asks_of(flags: Any, sampling: Any) -> list:
 
     if flags.num_samples < 1:
         raise commands.UserError(f"--num_samples expects 1 or more, got {flags.num_samples}.")
+    if flags.dataset and not flags.requests:
+        raise commands.UserError(
+            "--dataset goes with the name of a SeqIO task, such as --requests poet_inpainting."
+        )
     if flags.requests:
         rows = _record_rows(flags) if flags.dataset else _file_rows(flags)
     else:
@@ -171,6 +175,11 @@ def _record_rows(flags: Any) -> list[dict]:
     from poet.data import records, registry
 
     _check_rows_alone(flags)
+    if flags.mask or flags.start_s is not None:
+        raise commands.UserError(
+            "Records of a dataset were cut and masked when it was prepared; leave --mask and"
+            " --start_s out."
+        )
     registry.load_task_modules(flags.task_modules)
     dataset, split = records.open_dataset(flags.dataset), flags.split or "validation"
     found = registry.resolve(flags.requests)
@@ -196,7 +205,8 @@ def _record_rows(flags: Any) -> list[dict]:
             f"No record of {flags.dataset}, split {split}, has what {entry.name} needs:"
             f" {', '.join(sorted(entry.needs))}."
         )
-    return [_record_row(dataset, split, int(index), entry) for index in served]
+    rows = [_record_row(dataset, split, int(index), entry) for index in served]
+    return [row | {"negative_prompt": flags.negative_prompt} for row in rows]
 
 
 def _record_row(dataset: Any, split: str, index: int, entry: Any) -> dict:

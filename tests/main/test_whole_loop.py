@@ -289,6 +289,11 @@ def test_records_of_a_seqio_task(out, tmp_path, capsys):
         ([f"--dataset={out / 'dataset'}", "--requests=poet_none"], "Unknown task or mixture"),
         ([f"--dataset={out / 'dataset'}", "--requests=poet_inpainting"], "has what poet_inpaint"),
         (
+            [f"--dataset={out / 'dataset'}", "--requests=poet_inpainting", "--mask=interpolation"],
+            "leave --mask and --start_s out",
+        ),
+        ([f"--dataset={out / 'dataset'}", "--task=unconditional"], "--dataset goes with the name"),
+        (
             [f"--dataset={out / 'dataset'}", "--requests=poet_text_to_image", "--task=stylize"],
             "asks for text_to_image, not for stylize",
         ),
