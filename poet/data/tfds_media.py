@@ -180,11 +180,12 @@ def _write_pixels(path: Path, pixels: np.ndarray) -> None:
 def _caption_feature(name: str, builder: Any, wanted: str) -> str:
     import tensorflow_datasets as tfds
 
-    texts = [
+    # A dataset read from its folder names its features in any order (a protobuf map).
+    texts = sorted(
         feature
         for feature, what in builder.info.features.items()
         if isinstance(what, tfds.features.Text)
-    ]
+    )
     if wanted and wanted not in texts:
         raise ValueError(
             f"{name} has no text feature {wanted!r}, only {texts or 'none'}; correct"
