@@ -5,7 +5,8 @@
     python tools/score_tokenizer.py --tokenizer out/tokenizers/audio --media out/shapes
 
 Pictures: PSNR and SSIM of first and later frames, the share of the codes that occurs, the Frechet
-distance of first frames in toy features. Sound: signal to noise, codes a level, and for the shapes
+distance of first frames in toy features; with --num_hidden, the share of codes that stay where a
+part of the clip is hidden elsewhere. Sound: signal to noise, codes a level, and for the shapes
 world the share of clips whose pitch is heard again.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from poet.data import masking
 from poet.evals import frechet, pictures
 from poet.main import commands
 from poet.shapes_world import files, hearing
@@ -39,6 +41,9 @@ def _run(argv: list[str]) -> int:
     parser.add_argument("--num_files", type=int, default=0, help="the first so many; 0 takes all")
     parser.add_argument("--size_px", type=int, default=64, help="height and width of the clips")
     parser.add_argument("--num_frames", type=int, default=17, help="1 + 4k frames a clip")
+    parser.add_argument(
+        "--num_hidden", type=int, default=0, help="clips to hide regions of, for painting tasks"
+    )
     parser.add_argument("--picture", help="PNG of clips over their reconstructions")
     args = parser.parse_args(argv)
     tokenizer = protocol.load(args.tokenizer)
@@ -58,6 +63,7 @@ def score_visual(tokenizer, rows, args) -> dict:
         num_frames=args.num_frames,
         frames_per_second=8.0,
     )
+    num_hidden = args.num_hidden if args.num_frames > 1 else 0
     used, restored = np.zeros(tokenizer.num_codes, bool), []
     originals = clips.astype(np.float32) / 255.0
     with Progress("score", len(clips), unit="clips") as progress:
@@ -76,7 +82,42 @@ def score_visual(tokenizer, rows, args) -> dict:
         "codes_used": int(used.sum()),
         "codes_used_share": float(used.mean()),
         "frechet_first_frames_toy64": frechet.frechet_distance(*features),
-    }
+    } | ({"codes_kept": kept_beside_hidden(tokenizer, clips[:num_hidden])} if num_hidden else {})
+
+
+def kept_beside_hidden(tokenizer, clips) -> dict[str, float]:
+    """For every region, the share of codes that hiding it leaves alone where all is seen.
+
+    Painting tasks are given a clip with a region hidden, in codes: where this is small they cannot
+    copy what is seen and have to translate it.
+
+    Args:
+      clips: uint8 [clips, frames, rows, columns, 3].
+    """
+    codes = _encode(tokenizer, clips)
+    shares = {}
+    for region in masking.REGIONS:
+        hidden = [masking.hide(clip, region, tokenizer.frames_per_token) for clip in clips]
+        is_whole = _seen_whole(tokenizer, region, clips.shape[1:4])
+        if is_whole.any():
+            same = _encode(tokenizer, np.stack(hidden)) == codes
+            shares[region] = float(same[:, is_whole].mean())
+    return shares
+
+
+def _seen_whole(tokenizer, region: str, shape):
+    """Bool [t, h, w]: places of codes all of whose pixels are seen."""
+    frames, side = tokenizer.frames_per_token, tokenizer.px_per_token
+    seen = masking.visible(region, shape, frames)
+    tiles = seen.reshape(len(seen), seen.shape[1] // side, side, seen.shape[2] // side, side)
+    tiles = tiles.all(axis=(2, 4))
+    later = tiles[1:].reshape(-1, frames, *tiles.shape[1:]).all(axis=1)
+    return np.concatenate([tiles[:1], later])
+
+
+def _encode(tokenizer, clips):
+    parts = [clips[start : start + _BATCH] for start in range(0, len(clips), _BATCH)]
+    return np.concatenate([tokenizer.encode(part / np.float32(255)) for part in parts])
 
 
 def score_audio(tokenizer, rows, args) -> dict:

@@ -2,7 +2,8 @@
 
 Space shrinks 8 times and time 4 times, and the first frame stands alone in time, so an image is a
 clip of one frame and 17 frames become 5. Every convolution is causal and every normalisation is
-over one frame, so codes never depend on later frames. MAGVIT-v2, appendix A.
+over one frame, so codes never depend on later frames. MAGVIT-v2, appendix A. The norms of the
+encoder may be of one place each instead (`MagvitConfig.encoder_norm`): ours, see there.
 
 Axes: B batch, T frames (T' latent frames in shapes written t), Y rows, X columns, C channels,
 D channels of a latent (bits of LFQ).
@@ -34,6 +35,10 @@ class MagvitConfig:
       multipliers: One a resolution, from full to an eighth.
       blocks_per_stage: Residual blocks a resolution, and as many again around the latent.
       norm_groups: Groups of every group norm; must divide the channels of every resolution.
+      encoder_norm: What the encoder's norms take their mean and variance over: "frame", a group's
+        channels at all places of a frame (the paper), or "place", at one place. Then what changes
+        in one corner leaves the codes of the others alone, and a clip with a region hidden keeps
+        most of its codes outside the region. Ours, for small pictures.
       num_bits: D of the lookup-free quantizer; there are 2^D codes.
       fsq_levels: Levels of each channel of finite scalar quantization, which then takes the place
         of the lookup-free one; () for none.
@@ -48,6 +53,7 @@ class MagvitConfig:
     num_bits: int = 18
     fsq_levels: tuple[int, ...] = ()
     strided_kernel: int = 4
+    encoder_norm: str = "frame"
 
     def __post_init__(self):
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
@@ -70,6 +76,8 @@ class MagvitConfig:
             )
         if self.strided_kernel not in (3, 4):
             raise ValueError(f"strided_kernel={self.strided_kernel} must be 3 or 4.")
+        if self.encoder_norm not in ("frame", "place"):
+            raise ValueError(f"encoder_norm={self.encoder_norm!r} must be 'frame' or 'place'.")
         if any(channels % self.norm_groups for channels in self.channels):
             raise ValueError(
                 f"norm_groups={self.norm_groups} must divide the channels of every resolution,"
@@ -185,11 +193,11 @@ class Encoder(nn.Module):
         x = CausalConv3d(config.channels[0], use_bias=False, name="conv_in")(2.0 * video - 1.0)
         kernel = (config.strided_kernel,) * 3
         for stage, channels in enumerate(config.channels):
-            x = ResidualStage(config, channels, name=f"stage_{stage}")(x)
+            x = ResidualStage(config, channels, config.encoder_norm, name=f"stage_{stage}")(x)
             if stage < len(DOWN_STRIDES):
                 x = CausalConv3d(channels, kernel, DOWN_STRIDES[stage], name=f"down_{stage}")(x)
-        x = ResidualStage(config, config.channels[-1], name="bottleneck")(x)
-        x = nn.swish(FrameGroupNorm(config.norm_groups, name="norm_out")(x))
+        x = ResidualStage(config, config.channels[-1], config.encoder_norm, name="bottleneck")(x)
+        x = nn.swish(FrameGroupNorm(config.norm_groups, config.encoder_norm, name="norm_out")(x))
         return CausalConv3d(config.quantizer.num_channels, (1, 1, 1), name="conv_out")(x)
 
 
@@ -226,11 +234,14 @@ class ResidualStage(nn.Module):
 
     config: MagvitConfig
     num_channels: int
+    norm_over: str = "frame"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X _"]:
+        num_groups = self.config.norm_groups
         for block in range(self.config.blocks_per_stage):
-            x = ResidualBlock(self.num_channels, self.config.norm_groups, name=f"block_{block}")(x)
+            name = f"block_{block}"
+            x = ResidualBlock(self.num_channels, num_groups, self.norm_over, name=name)(x)
         return x
 
 
@@ -239,12 +250,14 @@ class ResidualBlock(nn.Module):
 
     num_channels: int
     norm_groups: int
+    norm_over: str = "frame"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X _"]:
         skip = x
         for name in ("0", "1"):
-            x = nn.swish(FrameGroupNorm(self.norm_groups, name=f"norm_{name}")(x))
+            norm = FrameGroupNorm(self.norm_groups, self.norm_over, name=f"norm_{name}")
+            x = nn.swish(norm(x))
             x = CausalConv3d(self.num_channels, use_bias=False, name=f"conv_{name}")(x)
         if skip.shape[-1] != self.num_channels:
             conv = CausalConv3d(self.num_channels, (1, 1, 1), use_bias=False, name="conv_skip")
@@ -253,14 +266,20 @@ class ResidualBlock(nn.Module):
 
 
 class FrameGroupNorm(nn.Module):
-    """Group norm whose statistics are of one frame: pooling over time would not be causal."""
+    """Group norm whose statistics are of one frame, or of one place of it.
+
+    Pooling over time would not be causal.
+    """
 
     num_groups: int
+    over: str = "frame"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X C"]:
         scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros_init(), (x.shape[-1],))
+        if self.over == "place":
+            return normalize_places(x, self.num_groups, scale, bias)
         return normalize_frames(x, self.num_groups, scale[None, None], bias[None, None])
 
 
@@ -335,6 +354,21 @@ def normalize_frames(x, num_groups, scale, bias, epsilon=1e-6):
     factor = scale * jax.lax.rsqrt(variance + epsilon)
     offset = bias - mean * factor
     return (x32 * factor[:, :, None, None] + offset[:, :, None, None]).astype(x.dtype)
+
+
+def normalize_places(x, num_groups, scale, bias, epsilon=1e-3):
+    """Zero mean and unit variance over the channels of a group at every place, in float32.
+
+    Args:
+      scale: [C], multiplied after; `bias`, [C], is added.
+      epsilon: Large beside that of `normalize_frames`: a group of a flat place may be nearly equal
+        in all its channels, and its rounding would be blown up.
+    """
+    grouped = x.astype(jnp.float32).reshape(*x.shape[:-1], num_groups, -1)
+    grouped -= jnp.mean(grouped, axis=-1, keepdims=True)
+    grouped *= jax.lax.rsqrt(jnp.mean(grouped * grouped, axis=-1, keepdims=True) + epsilon)
+    lead = (None,) * (x.ndim - 1)
+    return (grouped.reshape(x.shape) * scale[lead] + bias[lead]).astype(x.dtype)
 
 
 def _mean_of_groups(x, num_groups):

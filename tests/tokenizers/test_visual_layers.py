@@ -160,3 +160,32 @@ def test_refusals_of_configs():
         MagvitConfig(num_bits=0)
     with pytest.raises(ValueError, match="strided_kernel=5 must be 3 or 4"):
         MagvitConfig(strided_kernel=5)
+    with pytest.raises(ValueError, match="encoder_norm='batch' must be 'frame' or 'place'"):
+        MagvitConfig(encoder_norm="batch")
+
+
+@pytest.mark.parametrize(("norm", "is_local"), [("frame", False), ("place", True)])
+def test_norms_of_one_place_leave_far_codes_alone(norm, is_local):
+    config = MagvitConfig(
+        base_channels=2, multipliers=(1, 1, 1, 1), blocks_per_stage=1, norm_groups=1, num_bits=3,
+        encoder_norm=norm,
+    )  # fmt: skip
+    params = magvit2.init_params(config, jax.random.key(0))
+    clip = jax.random.uniform(jax.random.key(1), (1, 1, 8, 128, 3))
+    encode = jax.jit(
+        lambda video: Magvit2(config).apply({"params": params}, video, method="encode_to_latents")
+    )
+    latents, changed = encode(clip), encode(clip.at[..., :8, :].set(0.0))
+    far = jnp.abs(latents - changed)[0, 0, 0].max(axis=-1)
+    assert far[0] > 1e-3
+    # A code sees seven places to either side: four convolutions at its own size, and the finer ones.
+    assert (far[8:] == 0.0).all() == is_local
+
+
+def test_places_are_normalised_alone():
+    x = jnp.asarray([[[[[1.0, 3.0, 5.0, 5.0], [0.0, 4.0, 0.0, 0.0]]]]])
+    found = magvit2.normalize_places(
+        x, 2, jnp.ones(4), jnp.asarray([0.0, 0.0, 0.0, 7.0]), epsilon=0.0001
+    )
+    half = [[-1.0, 1.0, 0.0, 7.0], [-1.0, 1.0, 0.0, 7.0]]
+    assert jnp.allclose(found[0, 0, 0], jnp.asarray(half), atol=1e-3)

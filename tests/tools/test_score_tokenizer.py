@@ -52,6 +52,34 @@ def test_pictures(tool, clips, tmp_path, capsys):
         assert image.size == (2 * 5 * 16, 2 * 12 * 16)
 
 
+class Means:
+    """Codes are mean brightness, of each place alone or of the whole frame."""
+
+    px_per_token, frames_per_token = 8, 4
+
+    def __init__(self, is_local):
+        self.is_local = is_local
+
+    def encode(self, video):
+        tiles = (
+            video.mean(axis=-1).reshape(len(video), video.shape[1], 4, 8, 4, 8).mean(axis=(3, 5))
+        )
+        if not self.is_local:
+            tiles = np.broadcast_to(tiles.mean(axis=(2, 3), keepdims=True), tiles.shape)
+        later = tiles[:, 1:].reshape(len(video), -1, 4, 4, 4).mean(axis=2)
+        return np.round(255 * np.concatenate([tiles[:, :1], later], axis=1)).astype(int)
+
+
+def test_codes_kept_beside_a_hidden_region(tool):
+    clips = np.random.default_rng(0).integers(100, 200, (2, 9, 32, 32, 3), dtype=np.uint8)
+    local = tool.kept_beside_hidden(Means(is_local=True), clips)
+    assert set(local) == set(tool.masking.REGIONS) and set(local.values()) == {1.0}
+    # A black quarter of the picture moves its mean by far more than one code.
+    whole = tool.kept_beside_hidden(Means(is_local=False), clips)
+    assert whole["inpaint_central"] == whole["inpaint_dynamic"] == 0.0
+    assert whole["frame_prediction"] == whole["interpolation"] == 1.0
+
+
 def test_sound(tool, clips, tmp_path, capsys):
     config = SoundStreamConfig(
         base_channels=2, strides=(20, 32), latent_dim=4, num_levels=2, codebook_size=8
