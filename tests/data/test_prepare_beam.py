@@ -37,6 +37,7 @@ def importable(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{here}{os.pathsep}{here.parents[1]}")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_processes_of_beam_change_no_byte(media, whole, tmp_path, importable):
     changes = {"runner": "multi_processing", "clips_per_unit": 3, "num_workers": 2}

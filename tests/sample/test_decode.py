@@ -59,8 +59,18 @@ def av_plan():
     return sequence.plan(AV_CONTINUATION, *sizes)
 
 
-@pytest.mark.parametrize("block", [6, 256])
-@pytest.mark.parametrize("name", [*tiny_lm.TASK_NAMES, "av_continuation"])
+# Small blocks make many programs: of every task among the slow tests only.
+_CUT = ("text_to_video", "av_continuation", "stylization_with_first_frame")
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        pytest.param(name, block, marks=[] if block == 256 or name in _CUT else [pytest.mark.slow])
+        for name in [*tiny_lm.TASK_NAMES, "av_continuation"]
+        for block in (6, 256)
+    ],
+)
 def test_cached_logits_are_those_of_training(name, block):
     """Also where a slot is cut into loops with a growing cache, and across forced delimiters."""
     plan = av_plan() if name == "av_continuation" else tiny_lm.plan_of(name)

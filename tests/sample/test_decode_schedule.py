@@ -52,24 +52,27 @@ def sampling_params():
 
 
 def plain_mask_codes(plan, fields, diagonal):
-    """Greedy codes: each pass runs every row fed so far through the layers, under one mask."""
+    """Greedy codes: each pass runs every row fed so far through the layers, under one mask.
+
+    Rows that are not fed yet see and are seen by themselves alone, so that all passes have one
+    shape.
+    """
     slot, params = visual_slot(plan), sampling_params()
     passes = passes_of(plan, slot, diagonal)
-    config = sampling_config(tiny_lm.CONFIG)
-    base, model, first = {"params": params["base"]}, PrefixLM(config), plan.prefix_length
+    base, first = {"params": params["base"]}, plan.prefix_length
+    model = PrefixLM(sampling_config(tiny_lm.CONFIG))
     batch = len(next(iter(fields.values())))
     prefix = sequence.assemble_prefix(plan, fields, batch)
     tokens = np.zeros((batch, plan.length), np.int64)
     tokens[:, : first + 1] = prefix["prefix_tokens"]
-    x = model.apply(
-        base,
-        plan,
-        jnp.asarray(tokens[:, :first]),
-        jnp.asarray(prefix["text_ids"]),
-        method="embed_tokens",
-    )
-    attributes = model.apply(base, plan, method="attributes")
-    rotation = jnp.asarray(rotation_table(plan.length - 1, config.head_dim))
+    given_tokens = (jnp.asarray(tokens[:, :first]), jnp.asarray(prefix["text_ids"]))
+    rows = model.apply(base, plan, *given_tokens, method="embed_tokens")
+    attributes = np.asarray(model.apply(base, plan, method="attributes"))
+    embed = jax.tree.map(np.asarray, params["base"]["embed"])
+    rotation = rotation_table(plan.length - 1, tiny_lm.CONFIG.head_dim)
+    total = first + int(sum((np.asarray(rows) != IDLE).sum() for rows in passes.rows))
+    x = np.zeros((batch, total, rows.shape[-1]), np.float32)
+    x[:, :first] = rows
     places, since = list(range(first)), [-1] * first
     for number in range(len(passes)):
         for row, source in zip(passes.rows[number], passes.sources[number], strict=True):
@@ -78,17 +81,14 @@ def plain_mask_codes(plan, fields, diagonal):
             at_start = source < slot.start
             name = "special" if at_start else "visual"
             code = tokens[:, source] - (0 if at_start else slot.ids.start)
-            vector = params["base"]["embed"][name][code] + attributes[row][None]
-            x = jnp.concatenate([x, vector[:, None]], axis=1)
+            x[:, len(places)] = embed[name][code] + attributes[row]
             places.append(int(row))
             since.append(number)
-        visible = mask_of(np.array(places), np.array(since), first)
-        hidden = x
-        for layer in params["layers"]:
-            q, k, v = layers._project(config, layer, hidden, rotation[np.array(places)])
-            hidden = layers._finish(config, layer, hidden, masked_attention(q, k, v, visible))
-        norm = RMSNorm().apply({"params": params["base"]["final_norm"]}, hidden)
-        logits = np.asarray(multiply(norm, params["heads"]["visual"]))
+        visible = np.eye(total, dtype=bool)
+        fed = len(places)
+        visible[:fed, :fed] = mask_of(np.array(places), np.array(since), first)
+        turns = rotation[np.array(places + [0] * (total - fed))]
+        logits = np.asarray(visual_logits(params, x, turns, visible))
         for target, row in zip(passes.targets[number], passes.rows[number], strict=True):
             if target != IDLE:
                 lane = max(i for i, place in enumerate(places) if place == row)
@@ -96,6 +96,16 @@ def plain_mask_codes(plan, fields, diagonal):
     return (
         tokens[:, slot.start : slot.stop].reshape(batch, -1, *plan.clip.grid[1:]) - slot.ids.start
     )
+
+
+@jax.jit
+def visual_logits(params, x, rotation, visible):
+    config = sampling_config(tiny_lm.CONFIG)
+    for layer in params["layers"]:
+        q, k, v = layers._project(config, layer, x, rotation)
+        x = layers._finish(config, layer, x, masked_attention(q, k, v, visible))
+    norm = RMSNorm().apply({"params": params["base"]["final_norm"]}, x)
+    return multiply(norm, params["heads"]["visual"])
 
 
 def mask_of(places, since, prefix):
@@ -108,7 +118,7 @@ def mask_of(places, since, prefix):
             if rows and min(since[j] for j in rows) < since[i]:
                 visible[i, max(rows, key=lambda j: since[j])] = True
     visible[:prefix, :prefix] = True
-    return jnp.asarray(visible)
+    return visible
 
 
 @pytest.mark.parametrize("name, slope", [("text_to_video", 0.0), ("image_to_video", 0.5)])

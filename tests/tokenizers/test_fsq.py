@@ -71,6 +71,7 @@ def test_both_quantizers_keep_the_promise_of_the_interface(key):
         np.testing.assert_allclose(quantizer.quantize(latents), quantizer.from_ids(ids), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_with_levels_instead_of_bits(key):
     config = MagvitConfig(
         base_channels=4,

@@ -124,6 +124,7 @@ def test_a_picture_has_the_codes_of_a_clips_first_frame_to_the_bit(config, param
     assert pixels.shape == video.shape
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_chunk(config, params):
     """The compiled program for a chunk does not know how long the clip is."""
 

@@ -94,6 +94,7 @@ def test_the_loss_falls_in_the_other_order(adapted, raster):
     assert len(got) == 4 and got[-1] < got[0] < losses(raster[1])[0]
 
 
+@pytest.mark.slow
 def test_heads_and_positions_may_be_spread(adapted, tmp_path):
     """Four devices share the heads and the rows of every sequence, and find the same losses."""
     mesh = MeshConfig(fsdp=1, sequence=2, tensor=2)
@@ -176,6 +177,7 @@ def test_unfit_beginnings_are_refused(raster, small_dataset, write_small, tmp_pa
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_the_command_adapts(raster, small_dataset, tmp_path, capsys):
     (tmp_path / "adapt.gin").write_text(GIN)
     asked = {"DATA_DIR": small_dataset, "partitioning.MeshConfig.num_devices": 1}

@@ -85,6 +85,7 @@ def four():
     return trained(partitioning.make_mesh(MeshConfig()))
 
 
+@pytest.mark.slow
 def test_four_devices_place_and_move_the_codes_of_one(one, four):
     for expected, found in zip(one[0], four[0], strict=True):
         for name, value in expected.items():
@@ -100,6 +101,7 @@ def test_four_devices_place_and_move_the_codes_of_one(one, four):
     assert (moved > 0.1).any()
 
 
+@pytest.mark.slow
 def test_every_device_has_the_same_codebooks(four):
     for leaf in jax.tree.leaves(four[2].extra["codebooks"]):
         copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
@@ -116,6 +118,7 @@ def test_the_game_is_measured_and_moves_both_sides(one):
     assert audio.tokenizer_params(one[2])["centroids"].shape == (2, 8, 4)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32(one):
     losses = dataclasses.replace(LOSSES, compute_dtype="bfloat16")
     mesh = partitioning.make_mesh(MeshConfig(num_devices=1))

@@ -87,6 +87,7 @@ def test_the_optimizer_does_not_know_it(frozen):
     assert not any("text_encoder" in path for path in paths)
 
 
+@pytest.mark.slow
 def test_four_devices_hold_parts_of_it_and_give_the_same_losses(
     frozen, small_dataset, weights, tmp_path
 ):

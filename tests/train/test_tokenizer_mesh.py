@@ -65,6 +65,7 @@ def four():
     return trained(partitioning.make_mesh(MeshConfig()))
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_losses_of_one(one, four):
     for expected, found in zip(one[0], four[0], strict=True):
         assert expected.keys() == found.keys()
@@ -74,6 +75,7 @@ def test_four_devices_give_the_losses_of_one(one, four):
             np.testing.assert_allclose(found[name], value, rtol=rtol, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_parameters_moments_and_discriminators_are_split(four):
     state = four[1]
     kernel = state.params["encoder"]["down_0"]["kernel"]

@@ -162,6 +162,7 @@ def test_unfit_recipes_are_refused():
         AudioRecipe(batch_size=0)
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_trains_and_is_looked_at(tmp_path):
     rng = np.random.default_rng(0)
     for number in range(4):

@@ -82,6 +82,7 @@ def equal(a, b):
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
 
 
+@pytest.mark.slow
 def test_each_shape_has_its_discriminator_and_moves_only_that(programs, state, key):
     assert set(state.extra["game"]) == {"1x16x16", "5x16x16"}
     after, _ = run(programs, state, key, ["images"])
@@ -91,6 +92,7 @@ def test_each_shape_has_its_discriminator_and_moves_only_that(programs, state, k
     assert float(now["1x16x16"]["means"]["real"]) != 0.0
 
 
+@pytest.mark.slow
 def test_measures_of_the_game_and_the_rarer_slope_penalty(programs, state, key):
     _, rows = run(programs, state, key, ["images", "5_frames", "5_frames"])
     names = {"adversarial", "discriminator", "logit_real", "logit_fake", "r1", "lecam"}
@@ -101,6 +103,7 @@ def test_measures_of_the_game_and_the_rarer_slope_penalty(programs, state, key):
     assert [row["r1"] > 0 for row in rows] == [True, False, True]
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_to_tell_its_batch(programs, state, key):
     """Restored noise is flat: the discriminator tells it from noise within a few steps."""
     _, rows = run(programs, state, key, ["5_frames"] * 40)
@@ -131,6 +134,7 @@ def test_the_game_reaches_the_tokenizer_by_its_weight_only(state, key):
     assert differences[0] < 1e-6 < 1e-4 < differences[1]
 
 
+@pytest.mark.slow
 def test_inflation_leaves_the_discriminators_alone(programs, state, key):
     """The state is inflated after step 1: weights of the newest frame only, average included."""
     after, _ = run(programs, state, key, ["images"])

@@ -61,7 +61,11 @@ def test_means_of_channels_and_tokens_are_said(exact):
 
 def test_codes_used_lately_are_of_the_window():
     used_at = jnp.full(16, visual_step._NEVER, jnp.int32).at[jnp.array([3, 4])].set(7)
-    state = visual_step.init(jax.random.key(0), MODEL, VisualLossConfig(), TX)
+    init = functools.partial(
+        visual_step.init, config=MODEL, loss_config=VisualLossConfig(), tx=TX, clip_shapes=[]
+    )
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     state = state.replace(step=jnp.int32(8), extra={"used_at": used_at.at[5].set(6)})
     grads = {
         "params": jax.tree.map(jnp.zeros_like, state.params),
@@ -69,7 +73,7 @@ def test_codes_used_lately_are_of_the_window():
         "used": jnp.zeros(16, bool).at[9].set(True),
     }
     update = functools.partial(visual_step.apply_gradients, loss_config=LOSSES, tx=TX)
-    state, measures = update(state, grads, jax.random.key(0))
+    state, measures = compiling.run_once(update, state, grads, jax.random.key(0))
     assert measures["codes_used_lately"] == 3, "9 now, 3 and 4 a step ago, 5 is too long ago"
     assert state.extra["used_at"][9] == 8
 
@@ -92,6 +96,7 @@ def test_other_types_are_refused():
         VisualLossConfig(compute_dtype="float16")
 
 
+@pytest.mark.slow
 def test_the_perceptual_term_adds_its_weight(tmp_path, exact):
     rng, tensors, inputs = np.random.default_rng(0), {}, 3
     for index in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28):
