@@ -178,7 +178,7 @@ def test_norms_of_one_place_leave_far_codes_alone(norm, is_local):
     latents, changed = encode(clip), encode(clip.at[..., :8, :].set(0.0))
     far = jnp.abs(latents - changed)[0, 0, 0].max(axis=-1)
     assert far[0] > 1e-3
-    # A code sees seven places to either side: four convolutions at its own size, and the finer ones.
+    # A code sees at most seven places to either side: four convolutions at its own size, and finer.
     assert (far[8:] == 0.0).all() == is_local
 
 
