@@ -23,11 +23,13 @@ import numpy as np
 from etils import epath
 
 from poet.train.checkpoint import Checkpoints
+from poet.train.goodput import Goodput
 from poet.train.metrics import MetricsWriter
 from poet.train.prefetch import Prefetch
 from poet.train.progress import Progress
 from poet.train.state import TrainState
 from poet.train.step import StepFn
+from poet.train.watchdog import Watchdog
 
 # Losses are looked at this many steps late, so that the host never waits for the device.
 _LAG_STEPS = 4
@@ -86,6 +88,8 @@ class LoopConfig:
       log_period: Steps between rows of metrics.
       num_kept: Checkpoints kept.
       seed: Of the one key of the run.
+      stall_minutes: Without a step for so long the process ends with exit code 1 and the stacks of
+        its threads (`poet.train.watchdog`); 0 waits forever.
     """
 
     model_dir: epath.PathLike
@@ -95,6 +99,7 @@ class LoopConfig:
     log_period: int = 10
     num_kept: int = 2
     seed: int = 0
+    stall_minutes: float = 0.0
 
     def __post_init__(self):
         for name in ("num_steps", "save_period", "log_period", "num_kept"):
@@ -133,10 +138,12 @@ def run(
       NonFiniteLossError: naming the step and the last good checkpoint.
       Stopped: after SIGTERM, once the state is saved.
     """
-    key = jax.random.key(config.seed)
+    key, goodput = jax.random.key(config.seed), Goodput()
     with contextlib.ExitStack() as stack:
+        watchdog = stack.enter_context(Watchdog(config.stall_minutes))
         checkpoints = stack.enter_context(Checkpoints(config.model_dir, config.num_kept))
-        state, step = _begin(program, checkpoints, key)
+        with goodput.counting("restore"):
+            state, step = _begin(program, checkpoints, key)
         if step >= config.num_steps:
             return state
         writer = stack.enter_context(MetricsWriter(config.model_dir, step))
@@ -156,21 +163,27 @@ def run(
         watch = _Watch(program, config, writer, progress, checkpoints, batches)
         steps = {}
         for step, group, batch in batches:
-            if group not in steps:
-                steps[group] = program.step_for(group)
-            state, measures = steps[group](state, batch, key)
+            with contextlib.nullcontext() if group in steps else goodput.counting("compile"):
+                if group not in steps:
+                    steps[group] = program.step_for(group)
+                state, measures = steps[group](state, batch, key)
             done = step + 1
             watch.add(done, group, measures)
+            watchdog.alive()
             is_last = done == config.num_steps
             if is_last or (config.eval_period and done % config.eval_period == 0):
                 watch.drain()
-                _evaluate(program, state, done, writer, progress)
+                with goodput.counting("eval"):
+                    _evaluate(program, state, done, writer, progress)
             must_stop = is_stopping() or checkpoints.reached_preemption(done)
             if is_last or must_stop or done % config.save_period == 0:
                 watch.drain()
                 watch.check_state(state, done)
+                row = goodput.row(batches.waited_s, writer.num_lost_steps)
+                writer.write(done, "goodput", row)
                 writer.flush()  # First the rows, so that a checkpoint never lacks its own.
-                checkpoints.save(state, dict(meta(done)) if meta else {})
+                with goodput.counting("save"):
+                    checkpoints.save(state, dict(meta(done)) if meta else {})
             if must_stop and not is_last:
                 checkpoints.wait()
                 progress.say(f"Stopped by SIGTERM; step {done:,} is saved. Start again to go on.")

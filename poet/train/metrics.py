@@ -20,8 +20,11 @@ FILE = "metrics.jsonl"
 class MetricsWriter:
     """Writes MODEL_DIR/metrics.jsonl and MODEL_DIR/tensorboard. Use it in a `with`.
 
-    Rows are {"step": n, "kind": "train" or "eval", name: number, ...}. Remote folders get copies at
-    every `flush`, since object stores cannot append.
+    Rows are {"step": n, "kind": "train", "eval" or "goodput", name: number, ...}. Remote folders
+    get copies at every `flush`, since object stores cannot append.
+
+    Attributes:
+      num_lost_steps: Logged steps of an earlier process after the step that was restored.
     """
 
     def __init__(self, model_dir: epath.PathLike, restored_step: int = 0):
@@ -33,7 +36,9 @@ class MetricsWriter:
         local = self._scratch.name if self._scratch else model_dir
         self._local = pathlib.Path(local)
         self._local.mkdir(parents=True, exist_ok=True)
-        rows = [row for row in read_metrics(model_dir) if row["step"] <= restored_step]
+        found = read_metrics(model_dir)
+        rows = [row for row in found if row["step"] <= restored_step]
+        self.num_lost_steps = max([0, *(row["step"] - restored_step for row in found)])
         text = "".join(json.dumps(row) + "\n" for row in rows)
         path = self._local / FILE
         temporary = path.with_suffix(".partial")

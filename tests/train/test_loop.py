@@ -29,7 +29,7 @@ def assert_same(left, right):
 
 
 def rows_without_time(folder):
-    rows = metrics.read_metrics(folder)
+    rows = [row for row in metrics.read_metrics(folder) if row["kind"] != "goodput"]
     of_time = {"steps_per_second", "data_wait_share"}
     return [{k: v for k, v in row.items() if k not in of_time} for row in rows]
 
@@ -71,6 +71,13 @@ def test_restart_in_one_process_is_bit_equal(tmp_path, undisturbed):
     want, folder = undisturbed
     assert_same(run(tmp_path), want)
     assert rows_without_time(tmp_path) == rows_without_time(folder)
+    # Step 45 had its row, and had to be made again after the checkpoint of step 40.
+    goodput = [row for row in metrics.read_metrics(tmp_path) if row["kind"] == "goodput"]
+    assert [(row["step"], row["num_lost_steps"]) for row in goodput] == [
+        *((step, 0) for step in (10, 20, 30, 40)),
+        *((step, 5) for step in (50, 60)),
+    ]
+    assert all(0 < row["goodput"] < 1 and row["compile_s"] > 0 for row in goodput)
 
 
 @pytest.mark.parametrize("seed", [0])
