@@ -19,7 +19,7 @@ from poet.tokenizers.text import ByteTokenizer, WordTokenizer
 from poet.tokens.clip import ClipShape, SoundShape
 from poet.tokens.schedule import RASTER, Schedule
 from poet.tokens.vocabulary import Vocabulary
-from poet.train import checkpoint, loop, origin, partitioning
+from poet.train import agreement, checkpoint, loop, origin, partitioning
 from poet.train.lm_program import Evaluation, LMPrograms, TextStart, lm_program
 from poet.train.meta import first_difference, from_json, to_json
 from poet.train.optimizer import OptimizerConfig, make_optimizer
@@ -122,6 +122,7 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
         check_limits(config, group.plan.clip, group.plan.sound)
     facts = _facts(run, dataset, sizes, config)
     facts["clips"] = _clips(batches)
+    agreement.check_hosts({"settings": facts, "optimizer": run.optimizer, "loop": run.loop})
     before = check_same_run(run.loop.model_dir, facts)
     if run.loop.seed < 0:
         raise ValueError(f"seed={run.loop.seed} must be 0 or more.")

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from poet.train import agreement
 from poet.train.checkpoint import Checkpoints
 from poet.train.goodput import Goodput
 from poet.train.metrics import MetricsWriter
@@ -88,6 +89,8 @@ class LoopConfig:
       log_period: Steps between rows of metrics.
       num_kept: Checkpoints kept.
       seed: Of the one key of the run.
+      check_period: Steps between comparisons of the parameters' copies on all devices
+        (`poet.train.agreement`); 0 never compares.
       stall_minutes: Without a step for so long the process ends with exit code 1 and the stacks of
         its threads (`poet.train.watchdog`); 0 waits forever.
     """
@@ -99,6 +102,7 @@ class LoopConfig:
     log_period: int = 10
     num_kept: int = 2
     seed: int = 0
+    check_period: int = 0
     stall_minutes: float = 0.0
 
     def __post_init__(self):
@@ -170,6 +174,8 @@ def run(
             done = step + 1
             watch.add(done, group, measures)
             watchdog.alive()
+            if config.check_period and done % config.check_period == 0:
+                agreement.check_replicas(state.params)
             is_last = done == config.num_steps
             if is_last or (config.eval_period and done % config.eval_period == 0):
                 watch.drain()

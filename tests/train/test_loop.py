@@ -155,6 +155,13 @@ def test_loop_settings_are_checked(name):
         loop.LoopConfig(**settings)
 
 
+def test_copies_are_compared_as_often_as_asked(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(loop.agreement, "check_replicas", lambda params: seen.append(set(params)))
+    run(tmp_path, 20, check_period=6)
+    assert seen == [{"w", "b"}] * 3
+
+
 def test_metrics_are_complete(undisturbed):
     rows = metrics.read_metrics(undisturbed[1])
     train = [row for row in rows if row["kind"] == "train"]
