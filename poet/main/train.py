@@ -5,13 +5,14 @@ poet train --gin_file gin/runs/demo.gin --gin.MODEL_DIR=out/model --gin.DATA_DIR
   --gin_file FILE     a run file; may be repeated, later files win
   --gin.NAME=value    one binding, for example --gin.TRAIN_STEPS=100
   --on_bad_record=skip  trains without damaged records, and counts them
+  --multihost         on every host of a TPU pod or Slurm job; the cluster says who is who
   --debug             shows the traceback of an error
 """
 
 import dataclasses
 import sys
 
-from poet.main import commands
+from poet.main import commands, hosts
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,13 +24,17 @@ def _run(argv: list[str]) -> int:
     files, bindings, rest = commands.split_gin(argv)
     parser = commands.parser(__doc__, "train")
     parser.add_argument("--on_bad_record", choices=("raise", "skip"))
+    hosts.add_arguments(parser)
     flags = parser.parse_args(rest)
     if not files:
         raise commands.UserError(
             "No --gin_file was given; expected a run such as --gin_file gin/runs/demo.gin."
         )
 
+    hosts.join(flags)
+
     import gin
+    import jax
 
     from poet.train import lm
 
@@ -39,7 +44,8 @@ def _run(argv: list[str]) -> int:
         run = dataclasses.replace(run, on_bad_record=flags.on_bad_record)
     commands.check_writable(run.loop.model_dir, may_be_remote=True)
     state = lm.train(run, gin.operative_config_str)
-    print(f"Trained {int(state.step):,} steps; checkpoints and metrics: {run.loop.model_dir}")
+    if jax.process_index() == 0:
+        print(f"Trained {int(state.step):,} steps; checkpoints and metrics: {run.loop.model_dir}")
     return 0
 
 

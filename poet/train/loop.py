@@ -11,6 +11,7 @@ import collections
 import contextlib
 import dataclasses
 import math
+import os
 import signal
 import threading
 import time
@@ -25,7 +26,7 @@ from etils import epath
 from poet.train import agreement
 from poet.train.checkpoint import Checkpoints
 from poet.train.goodput import Goodput
-from poet.train.metrics import MetricsWriter
+from poet.train.metrics import MetricsWriter, NoMetrics
 from poet.train.prefetch import Prefetch
 from poet.train.progress import Progress
 from poet.train.state import TrainState
@@ -109,6 +110,9 @@ class LoopConfig:
         for name in ("num_steps", "save_period", "log_period", "num_kept"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("eval_period", "check_period"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")
         if not self.model_dir:
             raise ValueError("model_dir is empty; name the folder for checkpoints and metrics.")
 
@@ -150,8 +154,14 @@ def run(
             state, step = _begin(program, checkpoints, key)
         if step >= config.num_steps:
             return state
-        writer = stack.enter_context(MetricsWriter(config.model_dir, step))
-        progress = stack.enter_context(Progress(program.name, config.num_steps, step))
+        # Of several processes the first one writes and speaks for all.
+        is_first = jax.process_index() == 0
+        writer = MetricsWriter(config.model_dir, step) if is_first else NoMetrics()
+        writer = stack.enter_context(writer)
+        stream = None if is_first else stack.enter_context(open(os.devnull, "w"))
+        progress = stack.enter_context(
+            Progress(program.name, config.num_steps, step, stream=stream)
+        )
         for what, value in program.describe:
             progress.say(f"  {what}: {value}")
         if step:
@@ -313,6 +323,11 @@ def _is_finite(tree: Any) -> jax.Array:
 def _sigterm():
     """Gives a function that says whether SIGTERM came; the old handler is put back at the end."""
     received = threading.Event()
+    if jax.process_count() > 1:
+        # jax tells all processes of the signal, so that they save the same step together
+        # (`Checkpoints.reached_preemption`); a handler here would take it away from jax.
+        yield received.is_set
+        return
     if threading.current_thread() is not threading.main_thread():
         yield received.is_set  # Signals reach the main thread only; its owner has to stop us.
         return

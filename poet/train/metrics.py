@@ -4,6 +4,7 @@ A restarted run drops the rows after the step it restored, so that the files rea
 happened.
 """
 
+import contextlib
 import io
 import json
 import pathlib
@@ -105,6 +106,24 @@ class MetricsWriter:
         self._board.close()
         if self._scratch:
             self._scratch.cleanup()
+
+
+class NoMetrics(contextlib.AbstractContextManager):
+    """What the processes of a job that write nothing have instead of a `MetricsWriter`."""
+
+    num_lost_steps = 0
+
+    def __exit__(self, *error):
+        return None
+
+    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Drops the row."""
+
+    def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Drops the pictures."""
+
+    def flush(self) -> None:
+        """Nothing to do."""
 
 
 def read_metrics(model_dir: epath.PathLike) -> list[dict[str, Any]]:

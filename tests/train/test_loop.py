@@ -155,6 +155,11 @@ def test_loop_settings_are_checked(name):
         loop.LoopConfig(**settings)
 
 
+def test_periods_may_be_left_out_but_not_negative():
+    with pytest.raises(ValueError, match="check_period=-1 must be 0 or more"):
+        loop.LoopConfig(model_dir="somewhere", num_steps=10, check_period=-1)
+
+
 def test_copies_are_compared_as_often_as_asked(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(loop.agreement, "check_replicas", lambda params: seen.append(set(params)))

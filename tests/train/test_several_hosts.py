@@ -1,0 +1,122 @@
+"""Real processes, joined by jax.distributed, train as one process with as many devices does."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from poet.main import train as train_command
+from poet.train import checkpoint, metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+NUM_STEPS = 60
+SETTINGS = [
+    "--gin_file=gin/runs/tiny.gin",
+    "--gin.MIXTURE_OR_TASK_NAME=poet_unconditional",
+    f"--gin.TRAIN_STEPS={NUM_STEPS}",
+    "--gin.SAVE_PERIOD=10",
+    "--gin.LoopConfig.check_period=7",
+    "--gin.LoopConfig.stall_minutes=5",
+]
+
+
+def start(folder, dataset, num_devices, *more):
+    words = [sys.executable, "-m", "poet.main.train", *SETTINGS, f"--gin.MODEL_DIR={folder}"]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(num_devices)}
+    # The cache of the tests makes the second and third compile of a program cheap.
+    return subprocess.Popen(
+        [*words, f"--gin.DATA_DIR={dataset}", *more],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start_two(folder, dataset):
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    joined = [f"--coordinator_address=localhost:{port}", "--process_count=2"]
+    return [start(folder, dataset, 1, *joined, f"--process_index={i}") for i in range(2)]
+
+
+def losses(folder):
+    rows = metrics.read_metrics(folder)
+    return {row["step"]: row["loss_nats"] for row in rows if row["kind"] == "train"}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, small_dataset):
+    folder = tmp_path_factory.mktemp("one")
+    process = start(folder, small_dataset, 2)
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, said
+    return losses(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_two_processes_train_as_one_with_two_devices(one, small_dataset, tmp_path):
+    processes = start_two(tmp_path, small_dataset)
+    said = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    found = losses(tmp_path)
+    assert list(found) == list(range(1, NUM_STEPS + 1))
+    np.testing.assert_allclose(list(found.values()), list(one.values()), rtol=1e-5)
+    assert "Trained 60 steps" in said[0] and "Trained" not in said[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_job_that_lost_a_process_goes_on_with_another_number(one, small_dataset, tmp_path):
+    processes = start_two(tmp_path, small_dataset)
+    deadline = time.monotonic() + 600
+    while not list((tmp_path / "checkpoints").glob("[1-9]0")):
+        assert time.monotonic() < deadline and processes[0].poll() is None
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGKILL)
+    time.sleep(0.2)
+    processes[0].kill()
+    for process in processes:
+        process.communicate(timeout=60)
+    restored = checkpoint.newest_step(tmp_path)
+    assert restored < NUM_STEPS
+    alone = start(tmp_path, small_dataset, 2)
+    said = alone.communicate(timeout=600)[0]
+    assert alone.returncode == 0 and f"continuing from the checkpoint of step {restored}" in said
+    found = losses(tmp_path)
+    np.testing.assert_allclose(list(found.values()), list(one.values()), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--multihost", "--process_count=2"], "--multihost asks the cluster for everything"),
+        (["--process_count=2", "--process_index=0"], "got None, 2 and 0"),
+        (["--coordinator_address=a:1", "--process_count=2", "--process_index=2"], "got a:1, 2"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(flags, says, capsys):
+    assert train_command.main([*SETTINGS, *flags]) == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1
+
+
+def test_a_coordinator_that_does_not_answer_is_one_sentence(monkeypatch, capsys):
+    import jax
+
+    def fail(*address):
+        raise RuntimeError("no answer from the coordinator")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    joined = ["--coordinator_address=a:1", "--process_count=2", "--process_index=1"]
+    assert train_command.main([*SETTINGS, *joined]) == 2
+    assert "could not be joined through a:1: no answer" in capsys.readouterr().err
