@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from poet.train import agreement
+from poet.train import agreement, bad_batch
 from poet.train.checkpoint import Checkpoints
 from poet.train.goodput import Goodput
 from poet.train.metrics import MetricsWriter, NoMetrics
@@ -266,9 +266,12 @@ class _Watch:
         values = {name: float(value) for name, value in jax.device_get(measures).items()}
         for name in _WATCHED:
             if not math.isfinite(values.get(name, 0.0)):
+                # Batches are functions of the step: this is the one that the device had.
+                batch = self._program.batch_at(step - 1)[1]
+                kept = bad_batch.save(self._config.model_dir, step, group, batch)
                 raise NonFiniteLossError(
                     f"{name} is {values[name]} at step {step} (group {group}); steps up to"
-                    f" {step - 1} were finite. {self._way_out()}"
+                    f" {step - 1} were finite. Its batch is in {kept}. {self._way_out()}"
                 )
         for name, value in values.items():
             self._window[name].append(value)

@@ -116,6 +116,8 @@ def test_non_finite_loss_names_step_and_last_good_checkpoint(tmp_path):
     ):
         loop.run(toy_program.make(60, bad_step=27), toy_program.config(tmp_path, 60))
     assert np.isfinite(checkpoint.load_params(tmp_path)["w"]).all()
+    with np.load(tmp_path / "non_finite" / "step_28.npz") as batch:
+        assert str(batch["group"]) in ("odd", "even") and np.isinf(batch["x"]).all()
 
 
 def test_non_finite_loss_before_any_checkpoint(tmp_path):
