@@ -12,7 +12,7 @@ poet train --gin_file gin/runs/demo.gin --gin.MODEL_DIR=out/model --gin.DATA_DIR
 import dataclasses
 import sys
 
-from poet.main import commands, hosts
+from poet.main import commands, devices, hosts
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,6 +32,7 @@ def _run(argv: list[str]) -> int:
         )
 
     hosts.join(flags)
+    devices.check_accelerator()
 
     import gin
     import jax

@@ -10,7 +10,7 @@ poet train-tokenizer --gin_file gin/tokenizers/visual_demo.gin --media out/demo/
 import sys
 from pathlib import Path
 
-from poet.main import commands
+from poet.main import commands, devices
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,6 +29,7 @@ def _run(argv: list[str]) -> int:
             "No --gin_file was given; expected one such as gin/tokenizers/visual_demo.gin."
         )
     commands.check_writable(flags.out)
+    devices.check_accelerator()
 
     import gin
 
