@@ -68,6 +68,8 @@ class PrefixLMConfig:
       text_slots: Positions reserved for text (paper: 64).
       share_visual_bits: Visual codes with common bits have part of their vectors in common. Helps
         small runs; needs lookup-free codes, 2^n of them. The paper has one free vector a code.
+      ties_embedding: Embedding and head are the same tables, which saves one of them in memory;
+        logits are scaled so that they start as small as those of a head of its own.
       dropout_rate: Of channels of the residual stream's start and of what layers add to it, in
         training only; 0 for runs that see no example twice.
       limits: Largest coordinates.
@@ -88,6 +90,7 @@ class PrefixLMConfig:
     mlp_dim: int = 2816
     text_slots: int = 64
     share_visual_bits: bool = False
+    ties_embedding: bool = False
     dropout_rate: float = 0.0
     limits: GridLimits = GridLimits()
     tiles: LossTiles = LossTiles()

@@ -18,7 +18,7 @@ from poet.layers.position import AttributeEmbedding, rotation_table
 from poet.layers.tiled_loss import tiled_cross_entropy
 from poet.models.block import Block, BlockConfig
 from poet.models.config import REMAT_POLICIES, PrefixLMConfig
-from poet.models.tables import SegmentTables
+from poet.models.tables import EMBED_STDDEV, HEAD_STDDEV, TIED_SCALE, SegmentTables
 from poet.models.text_encoder import PAD_ID, T5Encoder
 from poet.tokens.fed_rows import FedRows, fed_rows
 from poet.tokens.schedule import RASTER, Schedule
@@ -84,8 +84,9 @@ class PrefixLM(nn.Module):
 
         tables = (config.vocabulary, config.d_model, config.row_multiple)
         bits = config.visual_bits
-        self.embed = SegmentTables(*tables, stddev=_EMBED_STDDEV, visual_bits=bits)
-        self.head = SegmentTables(*tables, stddev=_HEAD_STDDEV, visual_bits=bits)
+        self.embed = SegmentTables(*tables, stddev=EMBED_STDDEV, visual_bits=bits)
+        if not config.ties_embedding:
+            self.head = SegmentTables(*tables, stddev=HEAD_STDDEV, visual_bits=bits)
         # Of the token that is fed, and of the position it has to predict.
         where = (config.limits.num_values, config.d_model, ("t", "h", "w", "audio_frame"))
         self.here = AttributeEmbedding(*where)
@@ -96,10 +97,10 @@ class PrefixLM(nn.Module):
             (config.text.d_model,),
             (config.d_model,),
             (None, "embed"),
-            _EMBED_STDDEV**2,
+            EMBED_STDDEV**2,
             dtype=config.dtype,
         )
-        pad_init = nn.with_logical_partitioning(nn.initializers.normal(_EMBED_STDDEV), ("embed",))
+        pad_init = nn.with_logical_partitioning(nn.initializers.normal(EMBED_STDDEV), ("embed",))
         self.text_pad = self.param("text_pad", pad_init, (config.d_model,))
 
     def __call__(self, plan: SequencePlan, batch: Batch) -> Float[Array, "B R D"]:
@@ -128,7 +129,7 @@ class PrefixLM(nn.Module):
         if rows is not None:
             rotation, visible = rotation[rows.places], jnp.asarray(rows.visible)
         x, _ = self.layers(self.dropout(x), rotation, _Prefix(plan.prefix_length), visible)
-        if self.is_initializing():
+        if self.is_initializing() and not self.config.ties_embedding:
             self.head()  # made now: a submodule's parameters appear at its first use
         return x
 
@@ -147,9 +148,12 @@ class PrefixLM(nn.Module):
         vocabulary, first = self.config.vocabulary, plan.prefix_length
         targets = jnp.asarray(batch["decoder_target_tokens"])[:, first:]
         weights = jnp.asarray(batch["decoder_loss_weights"], jnp.float32)[:, first:]
+        tables = self.embed if self.config.ties_embedding else self.head
+        if self.config.ties_embedding:
+            hidden = hidden * TIED_SCALE
         total, tokens = tiled_cross_entropy(
             hidden.reshape(-1, hidden.shape[-1]),
-            self.head(),
+            tables(),
             tuple(segment.num_ids for segment in vocabulary.segments),
             targets.reshape(-1),
             weights.reshape(-1),
@@ -221,11 +225,6 @@ class PrefixLM(nn.Module):
         if text_is_dropped is not None:
             is_text = is_text & ~text_is_dropped[:, None]
         return jnp.where(is_text[:, :, None], encoded, self.text_pad[None, None, :])
-
-
-# The stream starts near the size of what the first layers add to it; logits start near 0.
-_EMBED_STDDEV = 0.3
-_HEAD_STDDEV = 0.02
 
 
 def _ratio(part: Array, whole: Array) -> Array:

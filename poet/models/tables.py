@@ -1,6 +1,7 @@
 """Embedding and unembedding, stored one table a segment of the vocabulary."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,6 +9,12 @@ import jax.numpy as jnp
 from poet.tokens.sequence import SequencePlan, Slot
 from poet.tokens.vocabulary import IdRange, Vocabulary
 from poet.typing import Array, Float, Int
+
+# The stream starts near the size of what the first layers add to it; logits start near 0.
+EMBED_STDDEV = 0.3
+HEAD_STDDEV = 0.02
+# On the hidden states where the embedding is the head too.
+TIED_SCALE = HEAD_STDDEV / EMBED_STDDEV
 
 # Of the spread of other tables, for the part of a visual row that is not shared.
 _OWN_SHARE = 0.1
@@ -108,6 +115,16 @@ def segment_rows(params: Mapping[str, Array], segment: IdRange) -> Float[Array, 
     if segment.name == "visual" and "visual_bits" in params:
         table = add_bits(table, params["visual_bits"])
     return table[: segment.num_ids]
+
+
+def head_rows(params: Mapping[str, Any], segment: IdRange) -> Float[Array, "_ D"]:
+    """The real rows of a segment's unembedding, from the parameters of a model.
+
+    One without a head of its own has the rows of its embedding, scaled.
+    """
+    if "head" in params:
+        return segment_rows(params["head"], segment)
+    return segment_rows(params["embed"], segment) * TIED_SCALE
 
 
 def add_bits(

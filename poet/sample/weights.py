@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from poet.models.config import PrefixLMConfig
-from poet.models.tables import segment_rows
+from poet.models.tables import head_rows, segment_rows
 from poet.typing import Array
 
 WEIGHT_DTYPES = ("model", "bfloat16", "int8")
@@ -68,7 +68,7 @@ def _prepare(params: Any, config: PrefixLMConfig, weight_dtype: str) -> dict[str
             for index in range(config.num_layers)
         ),
         "heads": {
-            segment.name: _kernel(segment_rows(params["head"], segment).T, config, weight_dtype)
+            segment.name: _kernel(head_rows(params, segment).T, config, weight_dtype)
             for segment in config.vocabulary.segments
         },
     }

@@ -19,7 +19,7 @@ class SentencePieceTokenizer:
     """Pieces of text in a fixed number of slots, closed by the end-of-text id, then pads.
 
     Attributes:
-      model_file: The SentencePiece model.
+      model_file: The SentencePiece model, or a folder that has it as `spiece.model`.
       num_slots: Ids a text; it holds num_slots - 1 pieces and the end.
       num_ids: Pieces of the model. The embedding of an encoder may have more rows.
       fingerprint: Same text, same ids, exactly where this string is the same.
@@ -33,6 +33,7 @@ class SentencePieceTokenizer:
             )
         self.model_file, self.num_slots = str(model_file), num_slots
         path = epath.Path(model_file)
+        path = path / "spiece.model" if path.is_dir() else path
         if not path.exists():
             raise ValueError(
                 f"Expected a SentencePiece model at {model_file}, found none; T5's is called"

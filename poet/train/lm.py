@@ -13,6 +13,7 @@ from poet.data import padding, registry
 from poet.data.batches import AgdBatches
 from poet.data.groups import AgdConfig, Curriculum, SequenceSizes
 from poet.data.records import Dataset, open_dataset
+from poet.models import counting
 from poet.models.config import PrefixLMConfig
 from poet.tokenizers.sentencepiece import SentencePieceTokenizer
 from poet.tokenizers.text import ByteTokenizer, WordTokenizer
@@ -366,7 +367,7 @@ def _describe(dataset: Dataset, batches: AgdBatches, programs: LMPrograms, mesh:
     splits = ", ".join(f"{count:,} {name}" for name, count in dataset.splits.items())
     rows = [
         ("dataset", f"{dataset.directory} ({splits})"),
-        ("parameters", f"{programs.num_parameters:,}"),
+        ("parameters", counting.in_words(counting.count_by_part(programs.state_shapes.params))),
         ("devices", f"{mesh.size} x {mesh.devices.flat[0].device_kind}"),
     ]
     for group in batches.describe():

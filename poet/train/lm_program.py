@@ -83,7 +83,6 @@ class LMPrograms:
         name = next(iter(self._examples))
         boxed = self._shapes(batches.groups[name].plan, self._examples[name])
         params = meta.unbox(boxed)
-        self.num_parameters = train_state.count_parameters(params)
         self._init_with = (batches.groups[name].plan, self._examples[name])
         state = jax.eval_shape(lambda: train_state.create(params, tx.init(self._moving(params))))
         param_shardings = partitioning.param_shardings(boxed, mesh)

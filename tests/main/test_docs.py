@@ -20,12 +20,11 @@ def clean_gin():
     gin.clear_config()
 
 
-def test_the_gin_file_of_the_text_page_configures_a_run(tmp_path):
+@pytest.fixture(scope="module")
+def t5_folder(tmp_path_factory):
+    """A published encoder with its pieces, as small as it can be."""
     sentencepiece = pytest.importorskip("sentencepiece")
-    from poet.train import lm
-
-    folder = tmp_path / "t5"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("t5")
     sizes = {"vocab_size": 33_000}
     (folder / "config.json").write_text(json.dumps(config_of("gated", **sizes)))
     save_file(tensors_of("gated", **sizes), folder / "model.safetensors")
@@ -40,11 +39,17 @@ def test_the_gin_file_of_the_text_page_configures_a_run(tmp_path):
         bos_id=-1,
         minloglevel=2,
     )
+    return folder
+
+
+def test_the_gin_file_of_the_text_page_configures_a_run(t5_folder, tmp_path):
+    from poet.train import lm
+
     (block,) = re.findall(r"```\n(from __gin__.*?)```", (DOCS / "text.md").read_text(), re.DOTALL)
     path = tmp_path / "run.gin"
-    path.write_text(block.replace("/data/t5-v1_1-xl", str(folder)))
+    path.write_text(block.replace("/data/t5-v1_1-xl", str(t5_folder)))
     commands.read_gin([str(path)], [])
     run = commands.call_configured(lm.LMRun)
-    assert run.text_is_frozen and run.text_weights == str(folder)
+    assert run.text_is_frozen and run.text_weights == str(t5_folder)
     assert run.model.text.head_dim == 8 and run.model.text.num_ids == 33_000
     assert run.text_tokenizer.num_slots == 64

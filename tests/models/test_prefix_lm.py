@@ -115,6 +115,20 @@ def test_loss_is_the_plain_cross_entropy(name):
     assert {name for name in measures if name.startswith("nats_")} == {f"nats_{k}" for k in kinds}
 
 
+def test_tied_tables_give_the_loss_of_a_head_that_is_a_scaled_embedding():
+    """And their gradient is the sum of both: of what is fed, and scaled of what is predicted."""
+    plan, batch = tiny_lm.plan_of("image_to_video"), tiny_lm.batch_of("image_to_video")
+    scale = 0.02 / 0.3
+    params = {k: v for k, v in tiny_lm.lively_params().items() if k != "head"}
+    head = jax.tree.map(lambda table: scale * table, params["embed"])
+    config = dataclasses.replace(tiny_lm.CONFIG, ties_embedding=True)
+    want = run_grad(tiny_lm.CONFIG, params | {"head": head}, batch, plan)
+    got = run_grad(config, params, batch, plan)
+    for name, grad in got["embed"].items():
+        both = want["embed"][name] + scale * want["head"][name]
+        np.testing.assert_allclose(grad, both, atol=1e-6)
+
+
 def test_a_fresh_model_knows_nothing():
     plan, batch = tiny_lm.plan_of("text_to_video"), tiny_lm.batch_of("text_to_video")
     params = meta.unbox(tiny_lm.boxed_params())

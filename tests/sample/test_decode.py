@@ -73,6 +73,16 @@ def test_cached_logits_are_those_of_training(name, block):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_tied_tables_decode_as_a_scaled_embedding():
+    """What is laid out for decoding is that of a model with such a head of its own."""
+    params = {k: v for k, v in tiny_lm.lively_params().items() if k != "head"}
+    head = jax.tree.map(lambda table: table * (0.02 / 0.3), params["embed"])
+    want = decode.prepare_for_sampling(params | {"head": head}, tiny_lm.CONFIG)
+    config = dataclasses.replace(tiny_lm.CONFIG, ties_embedding=True)
+    got = decode.prepare_for_sampling(params, config)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, want)
+
+
 @pytest.mark.parametrize("name", ["image_to_video", "video_to_audio"])
 def test_greedy_decoding_equals_brute_force(name):
     """One whole pass a token, over sequences whose future is filled with anything legal."""

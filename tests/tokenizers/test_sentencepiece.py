@@ -2,6 +2,7 @@
 
 import io
 import logging
+import pathlib
 
 import numpy as np
 import pytest
@@ -67,6 +68,7 @@ def test_a_checkpoint_finds_the_same_model_again(model_file, tmp_path):
     with pytest.raises(ValueError, match="use the version of Poet that trained it"):
         sizes = tokenizer.sizes | {"model_file": other}
         lm.text_tokenizer_from_meta({"text_tokenizer": facts | sizes})
+    assert SentencePieceTokenizer(str(pathlib.Path(model_file).parent), num_slots=8) == tokenizer
     with pytest.raises(ValueError, match="found none; T5's is called spiece.model"):
         SentencePieceTokenizer(str(tmp_path / "absent.model"))
 
