@@ -1,4 +1,4 @@
-"""AdamW or Muon with a warm-up, a schedule and clipping, from one frozen config."""
+"""AdamW, Adafactor or Muon with a warm-up, a schedule and clipping, from one frozen config."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-OPTIMIZERS = ("adamw", "muon")
-SCHEDULES = ("cosine", "rsqrt", "constant")
+OPTIMIZERS = ("adamw", "adafactor", "muon")
+SCHEDULES = ("cosine", "rsqrt", "wsd", "constant")
 # Muon's steps get the root mean square that Adam's have in practice, so that one learning rate
 # serves both (Liu et al., "Muon is scalable for LLM training", arXiv 2502.16982, section 2.2).
 _MUON_RMS = 0.2
+# Adafactor keeps row and column means where the second largest dimension has this size: a head is
+# so wide; the layers, which lie in front of scanned parameters, are fewer.
+_FACTORED_FROM = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,18 +24,23 @@ class OptimizerConfig:
     """How parameters move.
 
     Attributes:
-      name: "adamw", or "muon": kernels move by their orthogonalised momentum, and everything else
-        (tables, scales) by AdamW.
+      name: "adamw"; "adafactor": no momentum, and second moments of matrices as row and column
+        means, so that the state is small beside the parameters (Shazeer & Stern, arXiv 1804.04235;
+        the rate is not relative to the parameter, so that AdamW's rates serve); or "muon": kernels
+        move by their orthogonalised momentum, and everything else (tables, scales) by AdamW.
       learning_rate: The highest rate, reached when the warm-up ends.
       schedule: After the warm-up: "cosine" falls to `final_fraction` of the rate at the last step,
-        "rsqrt" falls with one over the square root of the step, "constant" stays.
+        "rsqrt" falls with one over the square root of the step, "wsd" stays until the last
+        `decay_share` of the steps and then falls in a straight line to `final_fraction` of the
+        rate, "constant" stays.
       warmup_steps: Steps over which the rate rises from zero in a straight line.
-      final_fraction: What is left of the rate at the last step of a cosine.
+      final_fraction: What is left of the rate at the last step of "cosine" and "wsd".
+      decay_share: Of the run's steps, in which "wsd" falls.
       weight_decay: Decoupled, on parameters of two or more dimensions only: scales and other
         vectors have no direction that a decay could shorten.
       muon_beta: Decay of Muon's momentum.
       b1: Decay of Adam's first moment.
-      b2: Decay of Adam's second moment.
+      b2: Decay of Adam's second moment; Adafactor's rises with the step, 1 - step^-0.8.
       eps: Added to the root of the second moment.
       clip_norm: Gradients are scaled down to this global norm; 0 leaves them.
     """
@@ -42,6 +50,7 @@ class OptimizerConfig:
     schedule: str = "cosine"
     warmup_steps: int = 100
     final_fraction: float = 0.1
+    decay_share: float = 0.2
     weight_decay: float = 0.0
     muon_beta: float = 0.95
     b1: float = 0.9
@@ -67,6 +76,10 @@ class OptimizerConfig:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} must be 0 or more; 0 means no warm-up."
             )
+        if not 0 < self.decay_share <= 1:
+            raise ValueError(
+                f"decay_share={self.decay_share} must be above 0 and at most 1; 0.2 is usual."
+            )
 
 
 def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -82,6 +95,11 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Sch
         def after(step):
             # optax asks for steps before the warm-up's end too, and drops the answer.
             return rate * jnp.sqrt(start / (start + jnp.maximum(step, 0)))
+    elif config.schedule == "wsd":
+        decay = max(1, min(round(config.decay_share * num_steps), num_steps - warmup))
+        fall = optax.linear_schedule(rate, rate * config.final_fraction, decay)
+        stable = max(0, num_steps - warmup - decay)
+        after = optax.join_schedules([optax.constant_schedule(rate), fall], [stable])
     else:
         after = optax.constant_schedule(rate)
     if not warmup:
@@ -115,6 +133,13 @@ def make_optimizer(
             consistent_rms=_MUON_RMS,
         )
         sign = 1.0
+    elif config.name == "adafactor":
+        # An update's root mean square is at most 1, as Adam's is in practice.
+        direction = optax.chain(
+            optax.scale_by_factored_rms(min_dim_size_to_factor=_FACTORED_FROM),
+            optax.clip_by_block_rms(1.0),
+        )
+        sign = -1.0
     else:
         direction = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
         sign = -1.0

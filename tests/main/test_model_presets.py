@@ -1,11 +1,16 @@
 """The sizes of the model files, from shapes alone: nothing of them is ever in memory."""
 
 import gin
+import jax
 import pytest
+from flax.core import meta
 
 from poet.main import commands
 from poet.models import counting
 from poet.models.config import PrefixLMConfig
+from poet.train import partitioning
+from poet.train.optimizer import OptimizerConfig, make_optimizer
+from poet.train.partitioning import MeshConfig
 
 # name -> parameters of the blocks (the size a model is called by) and of its embedding, which its
 # head has once more. A layer has 4 d^2 (less with grouped queries) + 3 d mlp, two norms of d and
@@ -54,3 +59,23 @@ def test_the_papers_sizes(name, billions, shape):
     assert abs(SIZES[name][0] / 1e9 / billions - 1) < 0.011
     assert config.text.d_model == 2048 and config.text_slots == 64
     assert config.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "muon"])
+def test_nothing_large_of_the_optimizer_is_replicated(optimizer):
+    """Of 8b on 2 x 2 devices; what stays whole is narrower than a row of a table."""
+    shapes = counting.parameter_shapes(preset("8b"))
+    params = meta.unbox(shapes)
+    mesh = partitioning.make_mesh(MeshConfig(fsdp=2, tensor=2))
+    shardings = partitioning.param_shardings(shapes, mesh)
+    tx = make_optimizer(OptimizerConfig(name=optimizer), 100)
+    state = jax.eval_shape(tx.init, params)
+    found = partitioning.opt_state_shardings(state, params, shardings, mesh)
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(found), strict=True)
+    whole = [leaf.size for leaf, sharding in pairs if sharding.is_fully_replicated]
+    assert max(whole) <= 40 * 128
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(state))
+    share = numbers / sum(leaf.size for leaf in jax.tree.leaves(params))
+    # Two moments, a hundredth of one, and one moment for kernels with two for tables.
+    low, high = {"adamw": (2.0, 2.0001), "adafactor": (0, 0.01), "muon": (1, 1.4)}[optimizer]
+    assert low <= share < high

@@ -1,5 +1,7 @@
 """Schedules at hand-worked steps, decay and clipping."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,12 @@ from poet.train.optimizer import (
 @pytest.mark.parametrize(
     ("name", "at_half", "at_end"),
     # 110 steps, warm-up 10; half is step 60: a cosine of 0.1 + 0.9 / 2, one over root 6.
-    [("cosine", 0.55, 0.1), ("constant", 1.0, 1.0), ("rsqrt", 6**-0.5, 11**-0.5)],
+    [
+        ("cosine", 0.55, 0.1),
+        ("constant", 1.0, 1.0),
+        ("rsqrt", 6**-0.5, 11**-0.5),
+        ("wsd", 1.0, 0.1),
+    ],
 )
 def test_schedules(name, at_half, at_end):
     rate = learning_rate_schedule(
@@ -27,12 +34,22 @@ def test_schedules(name, at_half, at_end):
     np.testing.assert_allclose(got, [0.1, 0.5, 1.0, 1.0, at_half, at_end], rtol=1e-5)
 
 
+def test_wsd_falls_in_the_last_share_of_the_steps():
+    """A fifth of 110 steps is 22: flat to step 88, half way down at 99."""
+    config = OptimizerConfig(learning_rate=1.0, schedule="wsd", warmup_steps=10, final_fraction=0.0)
+    rate = learning_rate_schedule(config, 110)
+    got = [float(rate(step)) for step in (88, 99, 110, 120)]
+    np.testing.assert_allclose(got, [1.0, 0.5, 0.0, 0.0], atol=1e-6)
+    whole = learning_rate_schedule(dataclasses.replace(config, decay_share=1.0), 110)
+    np.testing.assert_allclose([float(whole(step)) for step in (10, 60)], [1.0, 0.5], rtol=1e-6)
+
+
 def test_a_warm_up_longer_than_the_run_ends_with_it():
     rate = learning_rate_schedule(OptimizerConfig(learning_rate=1.0, warmup_steps=100), 10)
     assert float(rate(9)) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
 def test_only_matrices_decay(name):
     """Scanned scales, [layers, D], are no matrices."""
     config = OptimizerConfig(
@@ -50,6 +67,26 @@ def test_only_matrices_decay(name):
         np.testing.assert_allclose(decayed, -0.1, rtol=1e-6)
     for kept in (updates["scale"], updates["layers"]["norm"]["scale"]):
         np.testing.assert_array_equal(kept, 0.0)
+
+
+def test_adafactor_keeps_rows_and_columns():
+    """They give an outer product's squares exactly, so that a first step is a sign."""
+    config = OptimizerConfig(
+        name="adafactor", learning_rate=0.1, warmup_steps=0, schedule="constant", clip_norm=0.0
+    )
+    rng = np.random.default_rng(0)
+    rows, columns = rng.normal(size=(3, 70, 1, 1)), rng.normal(size=(3, 1, 2, 64))
+    gradients = {"layers": {"kernel": jnp.asarray(rows * columns), "scale": jnp.ones((40, 70))}}
+    params = jax.tree.map(jnp.ones_like, gradients)
+    tx = make_optimizer(config, 10)
+    state = tx.init(params)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state)}
+    # Rows and columns of each layer and head; scales of 40 layers are no matrix.
+    assert (3, 2, 64) in shapes and (3, 70, 2) in shapes and (40, 70) in shapes
+    assert (3, 70, 2, 64) not in shapes
+    updates, _ = tx.update(gradients, state, params)
+    for name, gradient in gradients["layers"].items():
+        np.testing.assert_allclose(updates["layers"][name], -0.1 * np.sign(gradient), rtol=1e-4)
 
 
 def test_muon_moves_kernels_by_an_orthogonal_matrix():
@@ -101,11 +138,12 @@ def test_convolution_kernels():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": "sgd"}, "name='sgd' is not known; use one of adamw, muon"),
+        ({"name": "sgd"}, "name='sgd' is not known; use one of adamw, adafactor, muon"),
         ({"schedule": "step"}, "schedule='step' is not known; use one of cosine"),
         ({"learning_rate": float("nan")}, "learning_rate=nan must be a positive number"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be a positive number"),
         ({"warmup_steps": -1}, "warmup_steps=-1 must be 0 or more"),
+        ({"decay_share": 0.0}, "decay_share=0.0 must be above 0 and at most 1"),
     ],
 )
 def test_refusals(changes, words):
