@@ -2,6 +2,7 @@
 
     MODEL_DIR/checkpoints/120/params   parameters alone, so that sampling reads nothing else
     MODEL_DIR/checkpoints/120/rest     step, optimizer state, extra
+    MODEL_DIR/checkpoints/120/ema      averaged parameters, of a run that keeps them
     MODEL_DIR/checkpoints/120/meta     JSON: what the run was, see `read_meta`
 
 A step appears under its number only when it is whole. Arrays restore onto any mesh.
@@ -11,6 +12,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -20,7 +22,7 @@ from poet.train.partitioning import path_names
 from poet.train.state import TrainState
 
 FOLDER = "checkpoints"
-_ITEMS = ("params", "rest", "meta")
+_ITEMS = ("params", "rest", "ema", "meta")
 
 
 class Checkpoints:
@@ -60,15 +62,12 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         rest = {"step": state.step, "opt_state": state.opt_state, "extra": state.extra}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                rest=ocp.args.StandardSave(rest),
-                meta=ocp.args.JsonSave(meta | {"step": step}),
-            ),
-            force=True,
-        )
+        items = {"params": state.params, "rest": rest}
+        if state.ema:
+            items["ema"] = state.ema
+        saves = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        meta = ocp.args.JsonSave(meta | {"step": step})
+        self._manager.save(step, args=ocp.args.Composite(**saves, meta=meta), force=True)
 
     def restore_latest(self, like: TrainState) -> TrainState | None:
         """Returns the newest state that can be read, or None when there is no checkpoint.
@@ -117,16 +116,21 @@ class Checkpoints:
 
     def _restore(self, step: int, like: TrainState) -> TrainState:
         rest = {"step": like.step, "opt_state": like.opt_state, "extra": like.extra}
-        read = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(jax.tree.map(_shape_of, like.params)),
-                rest=ocp.args.StandardRestore(jax.tree.map(_shape_of, rest)),
-            ),
-        )
-        return TrainState(
-            read.rest["step"], read.params, read.rest["opt_state"], read.rest["extra"]
-        )
+        items = {"params": like.params, "rest": rest}
+        has_ema = (self.folder / str(step) / "ema").exists()
+        if like.ema and has_ema:
+            items["ema"] = like.ema
+        restores = {
+            name: ocp.args.StandardRestore(jax.tree.map(_shape_of, item))
+            for name, item in items.items()
+        }
+        read = self._manager.restore(step, args=ocp.args.Composite(**restores))
+        ema = read.ema if "ema" in items else {}
+        if like.ema and not has_ema:
+            logging.info("Step %d has no averaged weights; the average begins with it.", step)
+            ema = jax.tree.map(jnp.copy, {name: read.params[name] for name in like.ema})
+        rest = read.rest
+        return TrainState(rest["step"], read.params, rest["opt_state"], rest["extra"], ema)
 
     def _check_shapes(self, step: int, params: Any) -> None:
         """ValueError on the first parameter that differs: clearer than Orbax's, and sooner."""
@@ -184,7 +188,9 @@ def shape_difference(model_dir: epath.PathLike, step: int, params: Any) -> str:
     return ""
 
 
-def load_params(model_dir: epath.PathLike, step: int | None = None, like: Any = None) -> Any:
+def load_params(
+    model_dir: epath.PathLike, step: int | None = None, like: Any = None, averaged: bool = False
+) -> Any:
     """Returns the parameters of a checkpoint (default: the newest), nothing else.
 
     Args:
@@ -192,12 +198,28 @@ def load_params(model_dir: epath.PathLike, step: int | None = None, like: Any = 
       step: Which checkpoint.
       like: Shapes with shardings to restore onto a mesh; None gives arrays on the first device,
         whatever mesh they were trained on.
+      averaged: Take the moving average of what trained; what was frozen is as it was.
 
     Raises:
-      ValueError: when there is no checkpoint, or its parameters cannot be read.
+      ValueError: when there is no checkpoint, its parameters cannot be read, or it has no averages.
     """
     step = newest_step(model_dir) if step is None else step
-    path = (_folder(model_dir) / str(step) / "params").resolve()
+    folder = (_folder(model_dir) / str(step)).resolve()
+    if not averaged:
+        return _read_item(folder / "params", like)
+    if not (folder / "ema").exists():
+        raise ValueError(
+            f"Step {step} of {model_dir} has no averaged weights; train with an Updates.ema_decay,"
+            " such as 0.999, or take the weights as they are."
+        )
+    names = set(_saved_shapes(folder / "ema"))
+    means = _read_item(folder / "ema", like and {name: like[name] for name in names})
+    if names == set(_saved_shapes(folder / "params")):
+        return means
+    return _read_item(folder / "params", like) | means
+
+
+def _read_item(path: epath.Path, like: Any) -> Any:
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             if like is None:

@@ -17,6 +17,8 @@ class TrainState:
       opt_state: What optax keeps for them.
       extra: Any other arrays that steps update, such as moving-average codebooks. Steps that need
         nothing leave the empty dict.
+      ema: Moving average of the parameters that train, by the same names; the empty dict in a run
+        that keeps none.
     """
 
     # Any, not an array type: trees of shapes and of shardings use the same class.
@@ -24,11 +26,15 @@ class TrainState:
     params: Any
     opt_state: Any
     extra: Any = flax.struct.field(default_factory=dict)
+    ema: Any = flax.struct.field(default_factory=dict)
 
 
-def create(params: Any, opt_state: Any, extra: Any = None) -> TrainState:
-    """Returns the state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, {} if extra is None else extra)
+def create(params: Any, opt_state: Any, extra: Any = None, ema: Any = None) -> TrainState:
+    """Returns the state before the first step; `ema`, the parameters to average, is copied."""
+    # A copy, because a step donates its state, and no array may be in it twice.
+    ema = jax.tree.map(jnp.copy, {} if ema is None else ema)
+    extra = {} if extra is None else extra
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, extra, ema)
 
 
 def count_parameters(params: Any) -> int:

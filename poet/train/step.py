@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from poet.train.state import TrainState
@@ -44,7 +45,11 @@ class TrainStep:
 
 
 def make_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, frozen: frozenset[str] = frozenset()
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    frozen: frozenset[str] = frozenset(),
+    num_micro_batches: int = 1,
+    ema_decay: float = 0.0,
 ) -> TrainStep:
     """The step of a loss that needs nothing but parameters.
 
@@ -53,10 +58,14 @@ def make_step(
       tx: The optimizer, schedule included.
       frozen: Top-level names of parameters that stay as they are: they have no gradients, and the
         optimizer, made with `split_frozen`'s first part, does not know them.
+      num_micro_batches: Parts that the batch's gradients are computed in, one after the other.
+      ema_decay: Of the moving average of the parameters, where the state has one.
     """
     return TrainStep(
-        gradients=functools.partial(gradients, loss_fn=loss_fn, frozen=frozen),
-        update=functools.partial(apply_gradients, tx=tx, frozen=frozen),
+        gradients=functools.partial(
+            gradients, loss_fn=loss_fn, frozen=frozen, num_micro_batches=num_micro_batches
+        ),
+        update=functools.partial(apply_gradients, tx=tx, frozen=frozen, ema_decay=ema_decay),
     )
 
 
@@ -81,8 +90,13 @@ def gradients(
     *,
     loss_fn: LossFn,
     frozen: frozenset[str] = frozenset(),
+    num_micro_batches: int = 1,
 ) -> tuple[Any, Measures]:
     """First half of a step: (gradients, measures of the loss).
+
+    Micro-batches are parts of one group's batch, inside the compiled step: an update still sees one
+    group, and the schedule counts updates. (`optax.MultiSteps` would add up steps of different
+    groups, each with the same weight whatever its number of tokens.)
 
     Args:
       state: Only read.
@@ -93,12 +107,50 @@ def gradients(
     key = jax.random.fold_in(key, state.step)
     moving, still = split_frozen(state.params, frozen)
 
-    def moving_loss(moving):
-        return loss_fn(moving | still if still else moving, batch, key)
+    def grads_of(batch, key):
+        def moving_loss(moving):
+            return loss_fn(moving | still if still else moving, batch, key)
 
-    (loss, measured), grads = jax.value_and_grad(moving_loss, has_aux=True)(moving)
-    # `loss` is what is minimised; the loss function may report nats without its regularisers.
-    return grads, {"loss_nats": loss} | measured | {"loss": loss}
+        (loss, measured), grads = jax.value_and_grad(moving_loss, has_aux=True)(moving)
+        # `loss` is what is minimised; the loss function may report nats without its regularisers.
+        return grads, {"loss_nats": loss} | measured | {"loss": loss}
+
+    if num_micro_batches == 1:
+        return grads_of(batch, key)
+    return _accumulate(grads_of, batch, key, num_micro_batches)
+
+
+def _accumulate(grads_of: Any, batch: Batch, key: Any, num_parts: int) -> tuple[Any, Measures]:
+    """Means over the parts of a batch, each weighted by its number of tokens.
+
+    The result is that of the whole batch to rounding, dropout's draws aside; measures over a kind
+    of token are exact where every example has equally many of that kind, as in a group.
+    """
+
+    def deal(leaf):
+        # Row i goes to part i % num_parts, so that each part spans all devices of the rows.
+        if leaf.shape[0] % num_parts:
+            raise ValueError(
+                f"A batch of {leaf.shape[0]} rows cannot be computed in {num_parts} equal"
+                " micro-batches; make the rows a multiple of num_micro_batches."
+            )
+        return leaf.reshape(leaf.shape[0] // num_parts, num_parts, *leaf.shape[1:]).swapaxes(0, 1)
+
+    def weighted(index, part):
+        grads, measured = grads_of(part, jax.random.fold_in(key, index))
+        weight = jnp.asarray(measured.pop("num_tokens", 1.0), jnp.float32)
+        return jax.tree.map(lambda leaf: leaf * weight, (grads, measured)), weight
+
+    def body(sums, dealt):
+        return jax.tree.map(jnp.add, sums, weighted(*dealt)), None
+
+    parts = (jnp.arange(num_parts), jax.tree.map(deal, batch))
+    shapes = jax.eval_shape(weighted, *jax.tree.map(lambda leaf: leaf[0], parts))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    (sums, total), _ = jax.lax.scan(body, zeros, parts)
+    whole = jnp.where(total > 0, total, 1.0)
+    grads, measured = jax.tree.map(lambda leaf: leaf / whole, sums)
+    return grads, measured | {"num_tokens": total}
 
 
 def apply_gradients(
@@ -108,12 +160,21 @@ def apply_gradients(
     *,
     tx: optax.GradientTransformation,
     frozen: frozenset[str] = frozenset(),
+    ema_decay: float = 0.0,
 ) -> tuple[TrainState, Measures]:
-    """Second half: (next state, measures of the update). Neither batch nor key is needed."""
+    """Second half: (next state, measures of the update). Neither batch nor key is needed.
+
+    A state with an average has it moved towards the new parameters by 1 - `ema_decay`, and by more
+    in the first steps, so that what a run begins with is soon forgotten.
+    """
     del key
     moving, still = split_frozen(state.params, frozen)
     updates, opt_state = tx.update(grads, state.opt_state, moving)
     params = optax.apply_updates(moving, updates)
+    ema = state.ema
+    if ema:
+        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = jax.tree.map(lambda mean, leaf: decay * mean + (1 - decay) * leaf, ema, params)
     params = params | still if still else params
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-    return TrainState(state.step + 1, params, opt_state, state.extra), norms
+    return TrainState(state.step + 1, params, opt_state, state.extra, ema), norms

@@ -52,6 +52,36 @@ def test_params_load_alone(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, make_state(4).params)
 
 
+def test_averages_lie_beside_the_parameters(tmp_path):
+    """They come back, load alone, and leave what was not averaged as it is."""
+    made = make_state(4)
+    made = made.replace(ema={"a": jax.tree.map(lambda leaf: leaf + 1, made.params["a"])})
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(made, {})
+        checkpoints.wait()
+        read = checkpoints.restore_latest(made.replace(step=jnp.asarray(0, jnp.int32)))
+        without = checkpoints.restore_latest(make_state(0))
+    jax.tree.map(np.testing.assert_array_equal, read, made)
+    assert without.ema == {}
+    averaged = checkpoint.load_params(tmp_path, averaged=True)
+    jax.tree.map(np.testing.assert_array_equal, averaged, made.params | made.ema)
+    plain = checkpoint.load_params(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, plain, made.params)
+
+
+def test_an_average_begins_where_a_checkpoint_has_none(tmp_path):
+    save(tmp_path, 2)
+    like = make_state(0)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        read = checkpoints.restore_latest(like.replace(ema={"a": like.params["a"]}))
+    want = make_state(2).params["a"]
+    jax.tree.map(np.testing.assert_array_equal, read.ema, {"a": want})
+    # A step donates both: they may not be one array.
+    jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)(read)
+    with pytest.raises(ValueError, match="Step 2 of .* has no averaged weights; train with an Up"):
+        checkpoint.load_params(tmp_path, averaged=True)
+
+
 # Orbax leaves reads of a damaged step unfinished.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", ["truncate", "remove"])
