@@ -50,6 +50,8 @@ def _flags(argv: list[str]):
     add("--task", default="", help="such as text_to_video; a wrong one names those there are")
     add("--then", action=_Chain, help="a task to go on with, such as video_to_audio")
     add("--checkpoint", default=str(_DEMO / "model"), help="MODEL_DIR of `poet train`")
+    add("--ema", action="store_true", help="take the averaged weights of a run that kept them")
+    add("--base", default="", help="where the base of a checkpoint of adapters lies now")
     add("--tokenizers", default=str(_DEMO / "tokenizers"), help="folder with visual/ and audio/")
     add("--out", default="out/generated", help="a file (.mp4 .webm .gif .png .wav) or a folder")
     add("--overwrite", action="store_true", help="replace files that were made from something else")
@@ -131,7 +133,13 @@ def _run(argv: list[str]) -> int:
     )
     commands.keep_compiled_programs()
     engine = loading.load_engine(
-        flags.checkpoint, flags.tokenizers, decoding, flags.tensor, flags.size
+        flags.checkpoint,
+        flags.tokenizers,
+        decoding,
+        flags.tensor,
+        flags.size,
+        averaged=flags.ema,
+        base_dir=flags.base,
     )
     if flags.dataset:
         generate_requests.check_dataset(flags, engine)

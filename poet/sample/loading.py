@@ -1,6 +1,6 @@
 """Loads a trained model with its tokenizers, checked against each other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +21,8 @@ def load_engine(
     decoding: Decoding | None = None,
     num_tensor: int = 1,
     size: str = "",
+    averaged: bool = False,
+    base_dir: epath.PathLike = "",
 ) -> Engine:
     """An engine from MODEL_DIR and a folder with visual/ and audio/.
 
@@ -32,13 +34,16 @@ def load_engine(
         that are larger than one device. The first so many are used.
       size: "square", "portrait" or "landscape", of a model that was trained on clips of several
         sizes; "" takes the first.
+      averaged: Takes the moving average of the weights, of a run that kept one.
+      base_dir: Where the base of a checkpoint of adapters lies; "" is where it lay in training.
 
     Raises:
       ValueError: A folder is missing, naming the command that makes it; the tokenizers are not
         those that the model was trained with, naming both fingerprints; there are fewer devices;
-        it was trained on no clips of that size.
+        it was trained on no clips of that size, or keeps no average; it holds adapters of a base
+        that is not there, or is another one.
     """
-    from poet.train import checkpoint, lm
+    from poet.train import checkpoint, lm, lora
     from poet.train.meta import from_json
 
     visual, audio = load_tokenizers(tokenizers_dir)
@@ -48,14 +53,7 @@ def load_engine(
             " `poet train --gin_file=gin/runs/demo.gin`, run `make demo`, or pass --checkpoint."
         )
     meta = checkpoint.read_meta(checkpoint_dir)
-    for kind, tokenizer in (("visual", visual), ("audio", audio)):
-        trained = meta["tokenizers"].get(kind)
-        if trained is not None and trained != tokenizer.fingerprint:
-            raise ValueError(
-                f"The model in {checkpoint_dir} was trained on ids of the {kind} tokenizer"
-                f" {trained[:12]}, but {tokenizers_dir} holds {tokenizer.fingerprint[:12]};"
-                " pass the --tokenizers that its dataset was prepared with."
-            )
+    _check_tokenizers(checkpoint_dir, meta, tokenizers_dir, {"visual": visual, "audio": audio})
     config = lm.model_from_meta(meta)
     clips = [from_json(ClipShape, clip) for clip in (meta["clip"], *meta.get("clips", ()))]
     clip = _of_size(clips, size)
@@ -74,15 +72,42 @@ def load_engine(
             "step": meta["step"],
             "dataset_fingerprint": meta["dataset_fingerprint"],
             "tokenizers": meta["tokenizers"],
+            **({"weights": "averaged"} if averaged else {}),
+            **({"base": meta["base"]} if "base" in meta else {}),
         },
     )
     like = None if num_tensor == 1 else _spread(trained, num_tensor)
+    if meta["kind"] == lora.KIND:
+        params = lora.load_merged(checkpoint_dir, meta, like, averaged, base_dir)
+    elif base_dir:
+        raise ValueError(
+            f"{checkpoint_dir} is a whole model, not adapters of one; leave out --base {base_dir}."
+        )
+    else:
+        params = checkpoint.load_params(checkpoint_dir, like=like, averaged=averaged)
     return Engine(
-        params=checkpoint.load_params(checkpoint_dir, like=like),
+        params=params,
         trained=trained,
         tokenizers=Tokenizers(visual=visual, audio=audio, text=lm.text_tokenizer_from_meta(meta)),
         decoding=decoding,
     )
+
+
+def _check_tokenizers(
+    checkpoint_dir: epath.PathLike,
+    meta: Mapping[str, Any],
+    tokenizers_dir: epath.PathLike,
+    tokenizers: Mapping[str, Any],
+) -> None:
+    """ValueError unless these are the tokenizers that the model was trained with."""
+    for kind, tokenizer in tokenizers.items():
+        trained = meta["tokenizers"].get(kind)
+        if trained is not None and trained != tokenizer.fingerprint:
+            raise ValueError(
+                f"The model in {checkpoint_dir} was trained on ids of the {kind} tokenizer"
+                f" {trained[:12]}, but {tokenizers_dir} holds {tokenizer.fingerprint[:12]};"
+                " pass the --tokenizers that its dataset was prepared with."
+            )
 
 
 def trained_schedule(checkpoint_dir: epath.PathLike) -> Schedule:

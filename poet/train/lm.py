@@ -20,8 +20,9 @@ from poet.tokenizers.text import ByteTokenizer, WordTokenizer
 from poet.tokens.clip import ClipShape, SoundShape
 from poet.tokens.schedule import RASTER, Schedule
 from poet.tokens.vocabulary import Vocabulary
-from poet.train import agreement, checkpoint, loop, origin, partitioning
-from poet.train.lm_program import Evaluation, LMPrograms, TextStart, lm_program
+from poet.train import agreement, checkpoint, loop, lora, origin, partitioning
+from poet.train.lm_program import Evaluation, LMPrograms, TextStart, Updates, lm_program
+from poet.train.lora import LoraConfig
 from poet.train.meta import first_difference, from_json, to_json
 from poet.train.optimizer import OptimizerConfig, make_optimizer
 from poet.train.partitioning import MeshConfig
@@ -56,7 +57,10 @@ class LMRun:
         raster is meant for a short run that adapts a trained model (see `PrefixLM`).
       init_from: MODEL_DIR of another run, whose newest parameters a fresh run begins with, text
         encoder included; its optimizer and its data begin anew. A run that goes on ignores it.
+      adapters: Low-rank adapters of the parameters in `init_from`, which train in their place; the
+        checkpoints then hold nothing else, and a run that goes on needs `init_from` too.
       optimizer: How parameters move.
+      updates: Micro-batches, and the moving average of the weights; neither by default.
       mesh: How the devices are laid out.
       evaluation: What is held out.
       task_modules: Modules or files that register tasks.
@@ -79,7 +83,9 @@ class LMRun:
     text_is_frozen: bool = False
     schedule: Schedule = RASTER
     init_from: str = ""
+    adapters: LoraConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
+    updates: Updates = Updates()
     mesh: MeshConfig = MeshConfig()
     evaluation: Evaluation = Evaluation()
     task_modules: tuple[str, ...] = ("tasks.paper", "tasks.mixtures")
@@ -98,6 +104,11 @@ class LMRun:
             raise ValueError(
                 f"The model has text_slots={self.model.text_slots}, the text tokenizer"
                 f" {self.text_tokenizer.num_slots}; give both the same number."
+            )
+        if self.adapters and not self.init_from:
+            raise ValueError(
+                "Adapters need the model that they adapt; set LMRun.init_from to the MODEL_DIR of a"
+                " trained one."
             )
 
 
@@ -130,11 +141,24 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
 
     tx = make_optimizer(run.optimizer, run.loop.num_steps)
     text = TextStart(weights=run.text_weights, is_frozen=run.text_is_frozen)
-    programs = LMPrograms(config, tx, mesh, batches, text, run.schedule)
+    programs = LMPrograms(
+        config,
+        tx,
+        mesh,
+        batches,
+        text,
+        schedule=run.schedule,
+        updates=run.updates,
+        adapters=run.adapters,
+    )
     begins_with = None
-    if run.init_from and not before:
-        begins_with = origin.find(run.init_from, facts, programs.state_shapes.params)
+    if run.init_from and (run.adapters or not before):
+        theirs = facts | {"kind": KIND}
+        begins_with = origin.find(run.init_from, theirs, programs.model_shapes)
     facts["init_from"] = before["init_from"] if before else to_json(begins_with)
+    if run.adapters:
+        facts["base"] = _adapt(programs, begins_with, before)
+        begins_with = None
     splits = tuple(name for name in run.evaluation.splits if dataset.splits.get(name))
     evaluation = dataclasses.replace(run.evaluation, splits=splits)
     describe = _describe(dataset, batches, programs, mesh) + _order_rows(facts)
@@ -148,6 +172,21 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
     if batches.bad_records:
         logging.warning("%d damaged records were skipped.", len(batches.bad_records))
     return state
+
+
+def _adapt(programs: LMPrograms, base: origin.Origin, before: Mapping[str, Any]) -> str:
+    """Gives the programs the base of their adapters, and returns its fingerprint.
+
+    Raises:
+      ValueError: when the run that goes on had another base.
+    """
+    wanted = ""
+    if before:
+        base = dataclasses.replace(base, step=before["init_from"]["step"])
+        wanted = before["base"]
+    params = lora.load_base(base, programs.model_shapes, wanted)
+    programs.adapt(params)
+    return wanted or lora.fingerprint(params)
 
 
 def sizes_of(dataset: Dataset, text_tokenizer: TextTokenizer) -> SequenceSizes:
@@ -207,7 +246,7 @@ def model_from_meta(meta: Mapping[str, Any]) -> PrefixLMConfig:
     Raises:
       ValueError: when the checkpoint is of something else.
     """
-    if meta.get("kind") != KIND:
+    if meta.get("kind") not in (KIND, lora.KIND):
         raise ValueError(
             f"Expected the checkpoint of a language model, got one of {meta.get('kind')!r}; pass"
             " the MODEL_DIR of `poet train`."
@@ -266,11 +305,17 @@ _FIXED = {
     "schedule": "the order of visual tokens",
     "tasks": "the tasks and their shares",
     "batch": "the batches (tokens a step, seed, text dropout, curriculum)",
+    "adapters": "the adapters",
 }
 
 
 # Of runs by a Poet that did not have these.
-_OLDER = {"text_is_frozen": False, "schedule": to_json(RASTER), "init_from": None}
+_OLDER = {
+    "text_is_frozen": False,
+    "schedule": to_json(RASTER),
+    "init_from": None,
+    "adapters": None,
+}
 
 
 def check_same_run(model_dir: epath.PathLike, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,10 +329,10 @@ def check_same_run(model_dir: epath.PathLike, facts: Mapping[str, Any]) -> dict[
     except ValueError:
         return {}
     before = checkpoint.read_meta(model_dir, step)
-    if before.get("kind") != KIND:
+    if before.get("kind") != facts["kind"]:
         raise ValueError(
-            f"{model_dir} holds a checkpoint of {before.get('kind')!r}, not of a language model;"
-            " choose another MODEL_DIR."
+            f"{model_dir} holds a checkpoint of {before.get('kind')!r}, not of a"
+            f" {facts['kind']!r}; choose another MODEL_DIR."
         )
     # A field of the model that Poet did not have then counts as its default.
     before = _OLDER | before | {"model": to_json(model_from_meta(before))}
@@ -311,7 +356,7 @@ def _agd(run: LMRun, mesh: Any) -> AgdConfig:
         batch_tokens=run.batch_tokens,
         seed=run.loop.seed,
         split=run.train_split,
-        data_parallel_size=partitioning.batch_ways(mesh),
+        data_parallel_size=partitioning.batch_ways(mesh) * run.updates.num_micro_batches,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         text_dropout=run.text_dropout,
@@ -333,7 +378,7 @@ def _facts(
         "curriculum": to_json(run.curriculum),
     }
     return {
-        "kind": KIND,
+        "kind": lora.KIND if run.adapters else KIND,
         "poet_version": poet.__version__,
         "model": to_json(config),
         "vocabulary": sizes.vocabulary.to_dict(),
@@ -349,6 +394,7 @@ def _facts(
         "text_slots": sizes.text_slots,
         "text_is_frozen": run.text_is_frozen,
         "schedule": to_json(run.schedule),
+        "adapters": to_json(run.adapters),
         "data_dir": str(run.data_dir),
         "dataset_fingerprint": dataset.fingerprint,
         "tasks": {entry.name: share for entry, share in tasks},
@@ -368,7 +414,7 @@ def _describe(dataset: Dataset, batches: AgdBatches, programs: LMPrograms, mesh:
     splits = ", ".join(f"{count:,} {name}" for name, count in dataset.splits.items())
     rows = [
         ("dataset", f"{dataset.directory} ({splits})"),
-        ("parameters", counting.in_words(counting.count_by_part(programs.state_shapes.params))),
+        ("parameters", counting.in_words(counting.count_by_part(programs.model_shapes))),
         ("devices", f"{mesh.size} x {mesh.devices.flat[0].device_kind}"),
     ]
     for group in batches.describe():
@@ -395,8 +441,11 @@ def _describe(dataset: Dataset, batches: AgdBatches, programs: LMPrograms, mesh:
 
 
 def _order_rows(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What is unusual about a run's beginning and its order of tokens."""
+    """What is unusual about a run's beginning, what it trains and its order of tokens."""
     rows = []
+    if facts["adapters"]:
+        words = "rank {rank} of {kernels}; nothing else trains".format(**facts["adapters"])
+        rows.append(("adapters", words))
     if facts["init_from"]:
         rows.append(("begun with", "step {step:,} of {model_dir}".format(**facts["init_from"])))
     if facts["schedule"] != to_json(RASTER):

@@ -18,10 +18,11 @@ from poet.models.config import PrefixLMConfig
 from poet.models.prefix_lm import PrefixLM
 from poet.tokens.schedule import RASTER, Schedule
 from poet.tokens.sequence import SequencePlan
-from poet.train import partitioning
+from poet.train import lora, partitioning
 from poet.train import state as train_state
 from poet.train.compiling import BackgroundCompiler, compiled_step, run_once
 from poet.train.loop import Program
+from poet.train.lora import LoraConfig
 from poet.train.origin import Origin
 from poet.train.state import TrainState
 from poet.train.step import Batch, Measures, apply_gradients, make_step, split_frozen
@@ -60,7 +61,33 @@ class TextStart:
     is_frozen: bool = False
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Updates:
+    """What a step does besides a plain update.
+
+    Attributes:
+      num_micro_batches: Parts that a batch's gradients are computed in, one after the other.
+      ema_decay: Of the moving average of the parameters that train; 0 keeps none.
+    """
+
+    num_micro_batches: int = 1
+    ema_decay: float = 0.0
+
+    def __post_init__(self):
+        if self.num_micro_batches < 1:
+            raise ValueError(
+                f"num_micro_batches={self.num_micro_batches} must be at least 1; 1 takes a batch"
+                " as a whole."
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(
+                f"ema_decay={self.ema_decay} must be in [0, 1); 0.9999 is usual for long runs, 0"
+                " keeps no average."
+            )
+
+
 _TEXT = "text_encoder"
+_KEY = jax.eval_shape(lambda: jax.random.key(0))
 
 
 class LMPrograms:
@@ -74,72 +101,105 @@ class LMPrograms:
         batches: AgdBatches,
         text: TextStart = TextStart(),
         schedule: Schedule = RASTER,
+        updates: Updates = Updates(),
+        adapters: LoraConfig | None = None,
     ):
         self._model, self._tx, self._mesh = PrefixLM(config, schedule), tx, mesh
+        self._updates, self._adapters = updates, adapters
         self._text, self._text_config = text, config.text
-        self._frozen = frozenset({_TEXT} if text.is_frozen else ())
+        self._frozen = frozenset({_TEXT} if text.is_frozen and not adapters else ())
         self._batches = batches
         self._examples = {name: _example(group) for name, group in batches.groups.items()}
         name = next(iter(self._examples))
         boxed = self._shapes(batches.groups[name].plan, self._examples[name])
         params = meta.unbox(boxed)
         self._init_with = (batches.groups[name].plan, self._examples[name])
-        state = jax.eval_shape(lambda: train_state.create(params, tx.init(self._moving(params))))
         param_shardings = partitioning.param_shardings(boxed, mesh)
+        self.model_shapes = jax.tree.map(_shape, params, param_shardings)
+        self._base, self._base_shapes = {}, {}
+        if adapters:
+            self._base_shapes = self.model_shapes
+            params = jax.eval_shape(functools.partial(lora.init, adapters, params), _KEY)
+            param_shardings = lora.shardings(adapters, param_shardings)
+        state = jax.eval_shape(self._begin, params)
         whole = partitioning.replicated(mesh)
         self._shardings = TrainState(
             whole,
             param_shardings,
             partitioning.opt_state_shardings(state.opt_state, params, param_shardings, mesh),
             {},
+            self._moving(param_shardings) if updates.ema_decay else {},
         )
         self.state_shapes = jax.tree.map(_shape, state, self._shardings)
+
+    def adapt(self, base: Any) -> None:
+        """Says which parameters the adapters adapt; needed before anything of a run of adapters."""
+        self._base = base
 
     def init(self, key: Any, origin: Origin | None = None) -> TrainState:
         """State before step 0, born sharded; with an origin, its parameters and nothing else."""
 
         def make(key):
-            return begin(meta.unbox(self._model.init(key, *_zeros(*self._init_with))["params"]))
-
-        def begin(params):
-            return train_state.create(params, self._tx.init(self._moving(params)))
+            if self._adapters:
+                return self._begin(lora.init(self._adapters, self._base_shapes, key))
+            params = self._model.init(key, *_zeros(*self._init_with))["params"]
+            return self._begin(meta.unbox(params))
 
         with jax.set_mesh(self._mesh):
             if origin is not None:
                 params = origin.load(self.state_shapes.params)
-                return run_once(begin, params, out_shardings=self._shardings)
+                return run_once(self._begin, params, out_shardings=self._shardings)
             state = run_once(make, key, out_shardings=self._shardings)
-        if not self._text.weights:
+        if not self._text.weights or self._adapters:
             return state
         read = t5_weights.read_params(self._text.weights, self._text_config)
         read = jax.tree.map(_placed, read, self._shardings.params[_TEXT])
         return state.replace(params=state.params | {_TEXT: read})
 
+    def _begin(self, params: Any) -> TrainState:
+        moving = self._moving(params)
+        ema = moving if self._updates.ema_decay else None
+        return train_state.create(params, self._tx.init(moving), ema=ema)
+
     def _moving(self, params: Any) -> Any:
         return split_frozen(params, self._frozen)[0]
 
-    def loss(self, plan: SequencePlan, params: Any, batch: Batch, key: Any) -> Any:
+    def loss(self, plan: SequencePlan, base: Any, params: Any, batch: Batch, key: Any) -> Any:
         """(mean nats per weighted token, measures) of a batch; without a key nothing is dropped."""
+        if self._adapters:
+            params = lora.merge(self._adapters, base, params)
         rngs = None if key is None else {"dropout": key}
         with nn.logical_axis_rules(partitioning.RULES):
             return self._model.apply({"params": params}, plan, batch, method="loss", rngs=rngs)
 
     def compile_gradients(self, group: str) -> Any:
         """The compiled (state, batch, key) -> (gradients, measures) of a group."""
-        plan = self._batches.groups[group].plan
+        plan, num_parts = self._batches.groups[group].plan, self._updates.num_micro_batches
+
+        def gradients(base: Any, state: TrainState, batch: Batch, key: Any) -> Any:
+            loss = functools.partial(self.loss, plan, base)
+            step = make_step(loss, self._tx, self._frozen, num_parts)
+            return step.gradients(state, batch, key)
+
+        rows = partitioning.batch_sharding(self._mesh)
         jitted = jax.jit(
-            make_step(functools.partial(self.loss, plan), self._tx, self._frozen).gradients,
-            in_shardings=(self._shardings, partitioning.batch_sharding(self._mesh), None),
+            gradients,
+            in_shardings=(self._base_shardings, self._shardings, rows, None),
             out_shardings=(self._moving(self._shardings.params), None),
         )
+        shapes = (self._base_shapes, self.state_shapes, self._examples[group], jax.random.key(0))
         with jax.set_mesh(self._mesh):
-            lowered = jitted.lower(self.state_shapes, self._examples[group], jax.random.key(0))
-            return lowered.compile()
+            return functools.partial(jitted.lower(*shapes).compile(), self._base)
 
     def compile_update(self) -> Any:
         """The compiled (state, gradients, key) -> (state, measures); donates the state."""
         jitted = jax.jit(
-            functools.partial(apply_gradients, tx=self._tx, frozen=self._frozen),
+            functools.partial(
+                apply_gradients,
+                tx=self._tx,
+                frozen=self._frozen,
+                ema_decay=self._updates.ema_decay,
+            ),
             donate_argnums=0,
             in_shardings=(self._shardings, self._moving(self._shardings.params), None),
             out_shardings=(self._shardings, None),
@@ -153,13 +213,18 @@ class LMPrograms:
         """The compiled (params, batch) -> measures of a group, for evaluation."""
         plan = self._batches.groups[group].plan
 
-        def measure(params: Any, batch: Batch) -> Measures:
-            return self.loss(plan, params, batch, None)[1]
+        def measure(base: Any, params: Any, batch: Batch) -> Measures:
+            return self.loss(plan, base, params, batch, None)[1]
 
-        batch = partitioning.batch_sharding(self._mesh)
-        jitted = jax.jit(measure, in_shardings=(self._shardings.params, batch))
+        rows = partitioning.batch_sharding(self._mesh)
+        jitted = jax.jit(measure, in_shardings=(self._base_shardings, self._shardings.params, rows))
+        shapes = (self._base_shapes, self.state_shapes.params, self._examples[group])
         with jax.set_mesh(self._mesh):
-            return jitted.lower(self.state_shapes.params, self._examples[group]).compile()
+            return functools.partial(jitted.lower(*shapes).compile(), self._base)
+
+    @property
+    def _base_shardings(self) -> Any:
+        return jax.tree.map(lambda leaf: leaf.sharding, self._base_shapes)
 
     def _shapes(self, plan: SequencePlan, batch: Batch) -> Any:
         make = functools.partial(self._model.init, plan=plan)
@@ -175,18 +240,27 @@ class HeldOut:
         self._cache: dict[tuple[str, str], list[Any]] = {}
 
     def __call__(self, state: TrainState, step: int) -> dict[str, float]:
-        """{"loss_nats/SPLIT/TASK": mean nats a token, ..., "loss_nats/SPLIT": over all tasks}."""
+        """{"loss_nats/SPLIT/TASK": mean nats a token, ..., "loss_nats/SPLIT": over all tasks}.
+
+        A state with averaged weights has "loss_nats_ema/..." besides.
+        """
         del step
+        found = self._losses(state.params, "loss_nats")
+        if state.ema:
+            found |= self._losses(state.params | state.ema, "loss_nats_ema")
+        return found
+
+    def _losses(self, params: Any, name: str) -> dict[str, float]:
         found = {}
         for split in self._config.splits:
             totals = np.zeros(2)
             for task in self._tasks():
-                nats, tokens = self._task_loss(state.params, task, split)
+                nats, tokens = self._task_loss(params, task, split)
                 if tokens:
-                    found[f"loss_nats/{split}/{task}"] = nats / tokens
+                    found[f"{name}/{split}/{task}"] = nats / tokens
                 totals += nats, tokens
             if totals[1]:
-                found[f"loss_nats/{split}"] = totals[0] / totals[1]
+                found[f"{name}/{split}"] = totals[0] / totals[1]
         return found
 
     def _tasks(self) -> list[str]:

@@ -55,12 +55,18 @@ def test_the_gin_file_of_the_text_page_configures_a_run(t5_folder, tmp_path):
     assert run.text_tokenizer.num_slots == 64
 
 
-def test_any_model_file_takes_a_published_encoder(t5_folder, tmp_path):
+def test_the_large_runs_take_a_published_encoder(t5_folder, tmp_path):
     from poet.train import lm
 
     folders = {"MODEL_DIR": tmp_path, "DATA_DIR": tmp_path, "T5_DIR": t5_folder}
     bindings = [f"{name} = '{folder}'" for name, folder in folders.items()]
-    commands.read_gin(["gin/runs/tiny.gin", "gin/models/t5.gin"], bindings)
+    commands.read_gin(["gin/runs/pretrain.gin", "gin/models/t5.gin"], bindings)
     run = commands.call_configured(lm.LMRun)
     assert run.text_is_frozen and run.text_weights == str(t5_folder)
     assert run.model.text.head_dim == 8 and run.text_tokenizer.num_ids < 33_000
+
+
+def test_files_that_the_training_page_names_are_there():
+    names = set(re.findall(r"(?:gin|tools)/[\w/]+\.\w+", (DOCS / "training.md").read_text()))
+    assert len(names) > 9
+    assert not [name for name in names if not (DOCS.parent / name).is_file()]

@@ -75,4 +75,32 @@ def test_size_of_the_published_audio_tokenizer():
 def test_runs_begin_with_what_they_cost(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any("poet train --gin_file" in line for line in head)
-    assert any("core" in line for line in head)
+    assert any("core" in line or "chips" in line for line in head)
+
+
+def test_any_model_file_goes_with_the_large_runs(tmp_path):
+    """The later file decides every size, the type of the products too."""
+    from poet.train import lm
+
+    for name, layers, dtype in (("8b", 40, "bfloat16"), ("tiny", 2, "float32")):
+        files = ["gin/runs/finetune_lora.gin", f"gin/models/{name}.gin"]
+        macros = ("MODEL_DIR", "DATA_DIR", "INIT_FROM")
+        commands.read_gin(files, [f"{macro} = '{tmp_path}'" for macro in macros])
+        run = commands.call_configured(lm.LMRun)
+        assert (run.model.num_layers, run.model.dtype) == (layers, dtype)
+        assert run.adapters.rank == 16 and run.optimizer.schedule == "wsd"
+
+
+def test_the_papers_recipe(tmp_path):
+    """Rate, steps, and 1,024 clips of text-to-video a step, 1,351 tokens each at its sizes."""
+    from poet.tokens import sequence, tasks
+    from poet.tokens.clip import ClipShape
+    from poet.train import lm
+
+    macros = ("MODEL_DIR", "DATA_DIR")
+    commands.read_gin(["gin/runs/paper_300m.gin"], [f"{name} = '{tmp_path}'" for name in macros])
+    run = commands.call_configured(lm.LMRun)
+    assert (run.optimizer.learning_rate, run.loop.num_steps) == (1e-3, 300_000)
+    sizes = (ClipShape(17, 128, 128), None, run.model.text_slots, run.model.vocabulary)
+    assert sequence.plan(tasks.get("text_to_video"), *sizes).length == 1351
+    assert run.batch_tokens == 1024 * 1351 and run.mixture_or_task_name == "poet_table1_all"

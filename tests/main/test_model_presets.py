@@ -1,5 +1,7 @@
 """The sizes of the model files, from shapes alone: nothing of them is ever in memory."""
 
+import pathlib
+
 import gin
 import jax
 import pytest
@@ -11,6 +13,8 @@ from poet.models.config import PrefixLMConfig
 from poet.train import partitioning
 from poet.train.optimizer import OptimizerConfig, make_optimizer
 from poet.train.partitioning import MeshConfig
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 # name -> parameters of the blocks (the size a model is called by) and of its embedding, which its
 # head has once more. A layer has 4 d^2 (less with grouped queries) + 3 d mlp, two norms of d and
@@ -59,6 +63,17 @@ def test_the_papers_sizes(name, billions, shape):
     assert abs(SIZES[name][0] / 1e9 / billions - 1) < 0.011
     assert config.text.d_model == 2048 and config.text_slots == 64
     assert config.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_page_states_these_sizes(name):
+    """| file | layers | d | heads | hidden | ... of docs/training.md."""
+    config, page = preset(name), (ROOT / "docs" / "training.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| `gin/models/{name}.gin`"))
+    cells = [cell.strip().replace(",", "") for cell in row.strip("|").split("|")]
+    heads = f"{config.num_heads} x {config.head_dim}"
+    assert cells[1:5] == [str(config.num_layers), str(config.d_model), heads, str(config.mlp_dim)]
+    assert cells[8] == config.dtype and cells[9].strip("`") == config.remat_policy
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "muon"])

@@ -17,7 +17,7 @@ from poet.data.records import open_dataset
 from poet.main import train as train_command
 from poet.tokenizers.text import ByteTokenizer, WordTokenizer
 from poet.train import checkpoint, lm, loop, metrics
-from poet.train.lm_program import Evaluation
+from poet.train.lm_program import Evaluation, Updates
 from poet.train.optimizer import OptimizerConfig
 from poet.train.partitioning import MeshConfig
 
@@ -183,6 +183,28 @@ def test_a_restart_keeps_muon_and_dropout(one_device, small_dataset, tmp_path):
     got = lm.train(run)
     assert losses(tmp_path) == before
     jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
+
+
+def test_micro_batches_and_averages_on_two_devices(one_device, small_dataset, tmp_path):
+    """The same losses in two parts a step; the average is sharded, saved, measured and resumed."""
+    run = make_run(
+        tmp_path,
+        small_dataset,
+        mesh=MeshConfig(num_devices=2),
+        updates=Updates(num_micro_batches=2, ema_decay=0.9),
+        evaluation=Evaluation(num_examples=8),
+    )
+    want = lm.train(run)
+    # Twelve rows, which 2 x 2 divides, so that the batches are those of one device.
+    np.testing.assert_allclose(losses(tmp_path), losses(one_device[1]), rtol=1e-4)
+    places = [jax.tree.map(lambda leaf: leaf.sharding, tree) for tree in (want.ema, want.params)]
+    assert places[0] == places[1]
+    row = [row for row in metrics.read_metrics(tmp_path) if row["kind"] == "eval"][-1]
+    assert row["loss_nats_ema/validation"] != row["loss_nats/validation"]
+    averaged = checkpoint.load_params(tmp_path, averaged=True)
+    jax.tree.map(np.testing.assert_array_equal, averaged, want.ema)
+    shutil.rmtree(tmp_path / checkpoint.FOLDER / "6")
+    jax.tree.map(np.testing.assert_array_equal, lm.train(run), want)
 
 
 def test_the_loss_falls(one_device):

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from poet.train import state
+from poet.train.lm_program import Updates
 from poet.train.step import make_step
 
 
@@ -84,3 +85,15 @@ def test_a_late_average_moves_by_its_decay():
     now = state.create(params, tx.init(params), ema=params)
     now, _ = step(now.replace(step=jnp.asarray(1000)), {}, jax.random.key(0))
     assert float(now.ema["w"]) == -0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_micro_batches": 0}, "num_micro_batches=0 must be at least 1"),
+        ({"ema_decay": 1.0}, r"ema_decay=1.0 must be in \[0, 1\)"),
+    ],
+)
+def test_refusals(changes, words):
+    with pytest.raises(ValueError, match=words):
+        Updates(**changes)
