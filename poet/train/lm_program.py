@@ -134,7 +134,7 @@ class LMPrograms:
             out_shardings=(self._moving(self._shardings.params), None),
         )
         with jax.set_mesh(self._mesh):
-            lowered = jitted.lower(self.state_shapes, self._examples[group], jax.random.key(0))
+            lowered = jitted.lower(self.state_shapes, self._examples[group], _key_shape())
             return lowered.compile()
 
     def compile_update(self) -> Any:
@@ -146,7 +146,7 @@ class LMPrograms:
             out_shardings=(self._shardings, None),
         )
         grads = self._moving(self.state_shapes.params)
-        shapes = (self.state_shapes, grads, jax.random.key(0))
+        shapes = (self.state_shapes, grads, _key_shape())
         with jax.set_mesh(self._mesh):
             return jitted.lower(*shapes).compile()
 
@@ -252,6 +252,11 @@ def _example(group: Any) -> Batch:
         "text_is_dropped": ((rows,), jnp.bool_),
     }
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
+
+def _key_shape() -> jax.ShapeDtypeStruct:
+    """Of a key: a key itself would be made on the mesh, whose devices may be only described."""
+    return jax.eval_shape(lambda: jax.random.key(0))
 
 
 def _zeros(plan: SequencePlan, batch: Batch) -> tuple[SequencePlan, Batch]:
