@@ -34,7 +34,9 @@ def _flags(rest: list[str]):
     add("--topology", action="append", required=True, metavar="NAME")
     add("--step", choices=("train", "decode", "tokenizer"), default="train")
     add("--dataset", default="", help="a prepared dataset, for sizes of clips and codes")
-    add("--groups", type=int, default=0, help="compile so many groups only, and the longest; 0: all")
+    add(
+        "--groups", type=int, default=0, help="compile so many groups only, and the longest; 0: all"
+    )
     add("--batch", type=int, default=0, help="requests of --step decode (default: one a chip)")
     add("--task", default="text_to_video", help="task of --step decode")
     add("--effort", choices=("fast", "full"), default="fast", help="how hard XLA tries")
@@ -61,8 +63,11 @@ def _run(argv: list[str]) -> int:
     devices.compile_with(flags.effort)
     topologies = [devices.find(name) for name in flags.topology]
     commands.read_gin([_SIZES, *files], [*bindings, *_placeholders(files, bindings)])
-    run, sizes = _read(flags)
-    outcomes = [_plan(flags, run, sizes, topology) for topology in topologies]
+    if flags.step == "tokenizer":
+        outcomes = _tokenizer(topologies)
+    else:
+        run, sizes = _read(flags)
+        outcomes = [_plan(flags, run, sizes, topology) for topology in topologies]
     _write(flags, outcomes)
     return planning.exit_code(outcomes)
 
@@ -86,14 +91,34 @@ def _read(flags):
 
 
 def _plan(flags, run, sizes, topology):
-    from poet.plan import planning
+    from poet.plan import decode_step, planning
 
+    if flags.step == "decode":
+        asked = (run, sizes, topology, flags.task, flags.batch)
+        return planning.or_refusal(topology, lambda: decode_step.plan_decoding(*asked, _say))
     if flags.search:
         outcome, tried = planning.search(run, sizes, topology, _say)
         _print_grid(tried)
         return outcome
     effort = planning.Effort(num_groups=flags.groups, proposals=not flags.no_proposals)
     return planning.plan_train(run, sizes, topology, effort, _say)
+
+
+def _tokenizer(topologies) -> list:
+    import gin
+
+    from poet.plan import planning, tokenizer_step
+    from poet.plan.sizes import TokenSizes
+    from poet.train.tokenizer_run import TokenizerRun
+
+    gin.get_configurable(TokenSizes)()  # a tokenizer's run has sizes of its own
+    run = commands.call_configured(TokenizerRun)
+    return [
+        planning.or_refusal(
+            topology, lambda at=topology: tokenizer_step.plan_tokenizer(run, at, _say)
+        )
+        for topology in topologies
+    ]
 
 
 def _print_grid(tried) -> None:

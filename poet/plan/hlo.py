@@ -144,9 +144,7 @@ class Module:
         """Constants that the condition compares with."""
         root = condition.root
         names = [root] + [
-            condition.instructions[name]
-            for name in root.operands
-            if name in condition.instructions
+            condition.instructions[name] for name in root.operands if name in condition.instructions
         ]
         return [
             int(i.operands[0])

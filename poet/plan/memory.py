@@ -103,7 +103,9 @@ def needed_bytes(message: str) -> float | None:
         r"HLO temporaries \(([\d.]+)([BKMGT])\)", message
     )
     if used is None:
-        used = re.search(r"(?:allocat|Attempting to reserve|requested)\D*([\d.]+)([BKMGT])", message)
+        used = re.search(
+            r"(?:allocat|Attempting to reserve|requested)\D*([\d.]+)([BKMGT])", message
+        )
     return float(used.group(1)) * _UNITS[used.group(2)] if used else None
 
 
@@ -187,15 +189,25 @@ def estimate(setting: Setting, before: Setting, memory: Memory) -> float:
     return state / chips + memory.code + (memory.arguments + memory.temporaries * kept) * tokens
 
 
-def refusal(topology: Topology, needed: float | None, settings: Sequence[str]) -> str:
-    """The sentence for a step that does not fit."""
+def refusal(topology: Topology, needed: float | None, settings: Sequence[str] | None) -> str:
+    """The sentences for a step that does not fit.
+
+    Args:
+      topology: Where it does not.
+      needed: Bytes of a chip, if they are known.
+      settings: Words for settings that do fit; None where none were looked for.
+    """
     room = topology.chip.hbm_bytes / GIB
-    needs = f"{needed / GIB:.1f} GiB a chip" if needed else "more than a chip has"
-    better = f" It would fit with: {'; or '.join(settings)}." if settings else (
-        " No smaller batch, stronger rematerialisation or mesh that was tried fits; take a larger"
-        " slice or a smaller model."
-    )  # fmt: skip
-    return f"The step needs {needs}, {topology.name} has {room:.1f} GiB a chip.{better}"
+    needs = f"{needed / GIB:.1f} GiB a chip" if needed else "more memory than that"
+    said = f"The step does not fit: it needs {needs}, {topology.name} has {room:.1f} GiB a chip."
+    if settings is None:
+        return said
+    if not settings:
+        return (
+            f"{said} No smaller batch, stronger rematerialisation or mesh that was tried fits; take"
+            " a larger slice or a smaller model."
+        )
+    return f"{said} It fits with {'; or with '.join(settings)}."
 
 
 def largest(memories: Mapping[str, Memory]) -> tuple[str, Memory]:

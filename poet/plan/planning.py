@@ -49,23 +49,35 @@ class Outcome:
 def plan_train(
     run: LMRun, sizes: SequenceSizes, topology: Topology, effort: Effort, say: Say
 ) -> Outcome:
-    """The training step on a topology; where it does not fit, with settings that were compiled and do."""
+    """The training step on a topology; where it does not fit, what does, found by compiling it."""
     try:
-        found, result = _train(run, sizes, topology, effort, say), None
-        plan, result = found
+        plan, result = _train(run, sizes, topology, effort, say)
         if result.fits:
             return Outcome(topology=topology, result=result)
         needed, known = result.memory.total, result.memory
     except _Refused as refused:
         plan, needed, known = refused.plan, refused.needed, None
         result = None
-    settings = []
+    words = None
     if effort.proposals:
-        settings = propose(run, sizes, plan, known or _guess(plan, needed, topology), say)
-    words = [setting.words(plan.setting) for setting in settings]
+        known = known or _guess(plan, needed, topology)
+        words = [each.words(plan.setting) for each in propose(run, sizes, plan, known, say)]
     return Outcome(
         topology=topology, result=result, refusal=memory.refusal(topology, needed, words)
     )
+
+
+def or_refusal(topology: Topology, make: Callable[[], Result]) -> Outcome:
+    """The result that `make` gives, or the sentence for one that does not fit."""
+    try:
+        result = make()
+    except DoesNotFitError as error:
+        words = memory.refusal(topology, error.needed, None)
+        return Outcome(topology=topology, result=None, refusal=words)
+    if result.fits:
+        return Outcome(topology=topology, result=result)
+    words = memory.refusal(topology, result.memory.total, None)
+    return Outcome(topology=topology, result=result, refusal=words)
 
 
 class _Refused(Exception):
@@ -172,7 +184,7 @@ def search(
         tried.append((setting, result))
     fitting = [result for _, result in tried if result is not None and result.fits]
     if not fitting:
-        words = memory.refusal(topology, None, [])
+        words = memory.refusal(topology, None, ())
         return Outcome(topology=topology, result=None, refusal=words), tried
     best = max(fitting, key=lambda result: result.average()["calibrated_mfu"])
     return Outcome(topology=topology, result=best), tried

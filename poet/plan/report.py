@@ -88,8 +88,8 @@ def summary(results: Sequence[Result]) -> str:
             f"{memory.total / GIB:.1f}",
             f"{result.topology.chip.hbm_bytes / GIB:.1f}",
             f"{mean['calibrated_s']:.3f}",
-            f"{mean['calibrated_mfu']:.1%}",
-            f"{mean['optimistic_mfu']:.1%}",
+            _percent(mean["calibrated_mfu"] or None),
+            _percent(mean["optimistic_mfu"] or None),
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
@@ -117,11 +117,13 @@ def _section(result: Result) -> str:
         f" {memory.code / GIB:.2f}): it {'fits' if result.fits else 'does NOT fit'}.",
         "",
         f"Mixture: {mean['calibrated_s']:.3f} s a step (optimistic {mean['optimistic_s']:.3f}),"
-        f" {mean['tokens_per_s']:,.0f} tokens a second, MFU {mean['calibrated_mfu']:.1%}"
-        f" (optimistic {mean['optimistic_mfu']:.1%}).",
+        f" {mean['tokens_per_s']:,.0f} tokens a second, MFU {_percent(mean['calibrated_mfu'] or None)}"
+        f" (optimistic {_percent(mean['optimistic_mfu'] or None)}).",
     ]
     if result.replicated:
-        names = ", ".join(f"{name} {size / GIB:.2f} GiB" for name, size in result.replicated.items())
+        names = ", ".join(
+            f"{name} {size / GIB:.2f} GiB" for name, size in result.replicated.items()
+        )
         lines += ["", f"Whole on every chip: {names}."]
     first = next((row for row in result.rows if row.costs is not None), None)
     if first is not None:

@@ -173,7 +173,9 @@ def exchange_s(collective: Collective, topology: Topology, hop_s: float) -> tupl
     if size > 1 and chip.link_bytes_per_s:
         rate = ring_bytes_per_s(topology, size)
         share = 1.0 if collective.kind.startswith("collective") else (size - 1) / size
-        hops = 1 if collective.kind == "collective-permute" else size ** (1 / dims_of(topology, size))
+        hops = (
+            1 if collective.kind == "collective-permute" else size ** (1 / dims_of(topology, size))
+        )
         links = weight * collective.num_bytes * share / rate + hops * hop_s
     dcn = 0.0
     if slices > 1:

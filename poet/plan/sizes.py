@@ -38,7 +38,9 @@ class TokenSizes:
     def __post_init__(self) -> None:
         object.__setattr__(self, "audio_levels", tuple(self.audio_levels))
         if self.num_visual < 2:
-            raise ValueError(f"num_visual={self.num_visual} must be 2 or more; the paper's is 2^18.")
+            raise ValueError(
+                f"num_visual={self.num_visual} must be 2 or more; the paper's is 2^18."
+            )
 
     def sequence_sizes(self, text_slots: int, num_text: int) -> SequenceSizes:
         """The sizes of sequences, with a text tokenizer's."""
