@@ -111,14 +111,15 @@ def _section(result: Result) -> str:
         "|" + "---|" * len(_COLUMNS),
         *(_row(result, row) for row in result.rows),
         "",
-        f"Memory: {memory.total / GIB:.2f} of {result.topology.chip.hbm_bytes / GIB:.2f} GiB a chip"
-        f" (state {memory.resident / GIB:.2f}, other arguments {memory.arguments / GIB:.2f}, results"
-        f" {memory.outputs / GIB:.2f}, temporaries {memory.temporaries / GIB:.2f}, code"
-        f" {memory.code / GIB:.2f}): it {'fits' if result.fits else 'does NOT fit'}.",
+        f"Memory: {_gib(memory.total)} of {_gib(result.topology.chip.hbm_bytes)} GiB a chip (state"
+        f" {_gib(memory.resident)}, other arguments {_gib(memory.arguments)}, results"
+        f" {_gib(memory.outputs)}, temporaries {_gib(memory.temporaries)}, code"
+        f" {_gib(memory.code)}): it {'fits' if result.fits else 'does NOT fit'}.",
         "",
         f"Mixture: {mean['calibrated_s']:.3f} s a step (optimistic {mean['optimistic_s']:.3f}),"
-        f" {mean['tokens_per_s']:,.0f} tokens a second, MFU {_percent(mean['calibrated_mfu'] or None)}"
-        f" (optimistic {_percent(mean['optimistic_mfu'] or None)}).",
+        f" {mean['tokens_per_s']:,.0f} tokens a second, MFU"
+        f" {_percent(mean['calibrated_mfu'] or None)} (optimistic"
+        f" {_percent(mean['optimistic_mfu'] or None)}).",
     ]
     if result.replicated:
         names = ", ".join(
@@ -163,6 +164,10 @@ def _row(result: Result, row: Row) -> str:
         prediction.limit,
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / GIB:.2f}"
 
 
 def _percent(value: float | None) -> str:
