@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -63,6 +64,13 @@ class TextStart:
 _TEXT = "text_encoder"
 
 
+@runtime_checkable
+class Grouped(Protocol):
+    """What programs need to know of the batches: `AgdBatches`, or groups without a dataset."""
+
+    groups: Mapping[str, Any]
+
+
 class LMPrograms:
     """Makes everything of a run that is compiled, for one model on one mesh."""
 
@@ -71,7 +79,7 @@ class LMPrograms:
         config: PrefixLMConfig,
         tx: optax.GradientTransformation,
         mesh: Mesh,
-        batches: AgdBatches,
+        batches: Grouped,
         text: TextStart = TextStart(),
         schedule: Schedule = RASTER,
     ):
