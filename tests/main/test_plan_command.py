@@ -19,6 +19,7 @@ SMALL = [
     "--gin.sizes.TokenSizes.height_px=16",
     "--gin.sizes.TokenSizes.width_px=16",
     "--gin.BATCH_TOKENS=1024",
+    "--gin.MIXTURE_OR_TASK_NAME=poet_unconditional",
 ]
 
 
@@ -33,9 +34,9 @@ def test_a_run_file_is_planned_without_a_dataset(tmp_path, capsys):
     words = ["--gin_file", "gin/runs/tiny.gin", "--topology", "here", "--groups", "1", *SMALL]
     assert plan.main([*words, "--out", str(out)]) == 0
     said = capsys.readouterr()
-    assert "| poet_text_to_video |" in said.out and "compiling update" in said.err
+    assert "| poet_unconditional |" in said.out and "compiling update" in said.err
     (found,) = json.loads((out / "plan.json").read_text())
-    assert found["settings"]["codes"] == [64, 16] and len(found["groups"]) == 6
+    assert found["settings"]["codes"] == [64, 16] and len(found["groups"]) == 1
     assert "MFU calibrated" in (out / "plan.md").read_text()
 
 
@@ -73,8 +74,7 @@ def test_macros_that_a_plan_does_not_need_get_a_value():
 def test_a_tiny_step_is_compiled_for_four_chips_of_v5e(tmp_path):
     # A process of its own: libtpu is initialised once, and keeps its environment.
     words = ["--gin_file", "gin/runs/tiny.gin", "--topology", "v5e:2x2", "--groups", "1", *SMALL]
-    tasks = "--gin.MIXTURE_OR_TASK_NAME=poet_text_to_video"
-    command = [sys.executable, "-m", "poet.main.plan", *words, tasks, "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "poet.main.plan", *words, "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, check=False)
     assert done.returncode == 0
     (found,) = json.loads((tmp_path / "plan.json").read_text())

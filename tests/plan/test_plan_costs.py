@@ -25,7 +25,7 @@ TEXT = """HloModule jit_f, is_scheduled=true
   %i = s32[] get-tuple-element(%arg), index=0
   %w = bf16[5,64,32]{2,1,0} get-tuple-element(%arg), index=1
   %x = bf16[16,64]{1,0} get-tuple-element(%arg), index=2
-  %y = bf16[16,32]{1,0} fusion(%w, %x, %i), kind=kOutput, calls=%fused, metadata={op_name="jit(f)/a/dot_general"}
+  %y = bf16[16,32]{1,0} fusion(%w, %x, %i), calls=%fused, metadata={op_name="jit(f)/a/dot_general"}
   %sum = bf16[16,64]{1,0} all-gather(%y), replica_groups=[2,2]<=[2,2]T(1,0), dimensions={1}
   ROOT %out = (s32[], bf16[5,64,32], bf16[16,64]) tuple(%i, %w, %sum)
 }

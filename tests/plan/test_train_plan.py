@@ -1,15 +1,17 @@
 """A training run without a dataset: its groups, and a step compiled for the devices here."""
 
 import dataclasses
+import json
 
 import pytest
 import tiny_lm
 
 from poet.data.groups import Curriculum
 from poet.models.config import PrefixLMConfig
-from poet.plan import devices, planning, report, train_step
+from poet.plan import devices, hlo, measure, planning, report, train_step
 from poet.plan.chips import CHIPS
-from poet.plan.planning import Effort
+from poet.plan.measure import Compiler, Result
+from poet.plan.roofline import CALIBRATED
 from poet.plan.sizes import TokenSizes
 from poet.tokenizers.text import ByteTokenizer
 from poet.train.lm import LMRun
@@ -59,70 +61,85 @@ def test_tasks_that_do_not_fit_are_refused_or_left_out():
 
 
 @pytest.fixture(scope="module")
-def outcome():
-    """One group compiled for the test's four devices, the others scaled."""
-    model = dataclasses.replace(tiny_lm.TRAINED, d_model=64, head_dim=32)
+def compiled():
+    """(result of one group on the test's four devices, its program's text, state's shapes)."""
     run = run_of(
-        model=model, mesh=MeshConfig(fsdp=2, tensor=2), mixture_or_task_name="poet_table1_all"
+        model=dataclasses.replace(tiny_lm.TRAINED, d_model=64, head_dim=32),
+        mesh=MeshConfig(fsdp=2, tensor=2),
+        mixture_or_task_name="poet_unconditional",
     )
-    said = []
-    effort = Effort(num_groups=1, proposals=False)
-    found = planning.plan_train(run, SIZES, devices.find("here"), effort, said.append)
-    return found, said
+    topology = devices.find("here")
+    mesh = devices.make_mesh(run.mesh, topology, devices.devices_of(topology))
+    plan = train_step.plan_training(run, SIZES, topology, mesh)
+    kept = {}
+
+    def keeping(program):
+        return dataclasses.replace(
+            program, compile=lambda: kept.setdefault(program.name, program.compile())
+        )
+
+    (part,) = plan.parts
+    part = dataclasses.replace(part, programs=tuple(map(keeping, part.programs)))
+    row = Compiler(topology).measure(part, CALIBRATED)
+    result = Result(topology=topology, facts=plan.facts, rows=(row,), replicated=plan.replicated)
+    gradients = kept["gradients/poet_unconditional"]
+    return result, hlo.parse(getattr(gradients, "func", gradients).as_text())
 
 
-def test_a_step_is_compiled_and_judged(outcome):
-    found, said = outcome
-    result = found.result
-    assert found.fits and any(words.startswith("compiled gradients/") for words in said)
-    compiled = [row for row in result.rows if row.costs is not None]
-    assert 1 <= len(compiled) <= 2 < len(result.rows)
-    for row in compiled:
-        # Recomputation and whole rectangles of attention: more is done than the model needs.
-        model = row.part.model_flops / result.topology.num_chips
-        assert 0.8 * model < row.costs.flops < 3 * model
-        assert row.memory.total > row.memory.resident > 0
-        assert row.prediction.calibrated_s > row.prediction.optimistic_s > 0
-        kinds = {collective.kind for collective in row.costs.collectives}
-        assert kinds & {"all-gather", "all-reduce"}
+def test_a_step_is_compiled_and_judged(compiled):
+    result, _ = compiled
+    (row,) = result.rows
+    # Recomputation and whole rectangles of attention: more is done than the model needs.
+    model = row.part.model_flops / result.topology.num_chips
+    assert 0.8 * model < row.costs.flops < 3 * model
+    assert row.memory.total > row.memory.resident > 0
+    assert row.prediction.calibrated_s > row.prediction.optimistic_s > 0
+    assert {"all-gather", "all-reduce"} & {one.kind for one in row.costs.collectives}
     mean = result.average()
     assert 0 < mean["calibrated_mfu"] < mean["optimistic_mfu"] <= 1
 
 
-def test_the_settings_stand_beside_the_numbers(outcome):
-    result = outcome[0].result
+def test_the_settings_stand_beside_the_numbers(compiled):
+    result, _ = compiled
     text = report.to_markdown([result])
-    for words in (
-        "optimizer adamw",
-        "remat policy none",
-        "batch tokens 2,048",
-        "mesh fsdp=2 tensor=2",
-    ):
+    for words in ("optimizer adamw", "remat policy none", "batch tokens 2,048", "fsdp=2 tensor=2"):
         assert words in text
-    (found,) = __import__("json").loads(report.dumps([result]))
+    (found,) = json.loads(report.dumps([result]))
     assert found["settings"]["optimizer"] == "adamw" and found["fits"]
     assert found["groups"][0]["collectives"]
     assert report.summary([result]).splitlines()[2].startswith("| here | 4 |")
 
 
-def test_no_large_array_is_on_every_chip(outcome):
-    result = outcome[0].result
-    assert result.replicated == {}
-    # The visual table, split over both axes: no instruction makes it whole, only its half or less.
-    table = 1024 * 64 * 4
-    largest = max(size for row in result.rows for size, _ in row.largest)
-    assert largest < max(table, 16 * 2**20)
+def test_no_large_array_is_on_every_chip(compiled):
+    # Every argument of 16 KiB or more is split, the visual table over both axes.
+    _, module = compiled
+    entry = module.computations[module.entry]
+    arguments = [entry.shape_of(name) for name in entry.parameters]
+    assert max(shape.num_bytes for shape in arguments) == 4 * (1024 / 2) * (64 / 2)
 
 
-def test_a_chip_that_is_too_small_is_refused_with_what_would_fit(outcome, monkeypatch):
-    result = outcome[0].result
+def test_groups_that_were_not_compiled_are_scaled_by_their_flops(compiled):
+    result, _ = compiled
+    (row,) = result.rows
+    other = dataclasses.replace(row.part, name="other", model_flops=2 * row.part.model_flops)
+    scaled = measure.scaled(other, [row])
+    assert scaled.costs is None and scaled.memory is None
+    assert scaled.prediction.calibrated_s == 2 * row.prediction.calibrated_s
+    both = dataclasses.replace(result, rows=(row, scaled))
+    assert both.average()["calibrated_mfu"] == pytest.approx(result.average()["calibrated_mfu"])
+    assert "other (not compiled)" in report.to_markdown([both])
+
+
+def test_a_chip_that_is_too_small_is_refused_with_what_would_fit(compiled):
+    result, _ = compiled
     small = dataclasses.replace(CHIPS["cpu"], hbm_bytes=result.memory.total / 2)
     topology = dataclasses.replace(result.topology, chip=small)
     tight = dataclasses.replace(result, topology=topology)
     assert not tight.fits
     refused = planning.or_refusal(topology, lambda: tight)
     assert refused.refusal.startswith("The step does not fit: it needs")
-    assert planning.exit_code([refused]) == 1 and planning.exit_code([outcome[0]]) == 0
+    whole = planning.or_refusal(result.topology, lambda: result)
+    assert planning.exit_code([refused, whole]) == 1 and planning.exit_code([whole]) == 0
 
 
 def test_the_grid_has_each_setting_once_and_the_own_first():
