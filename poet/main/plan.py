@@ -60,14 +60,16 @@ def _run(argv: list[str]) -> int:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from poet.plan import devices, planning
 
-    devices.compile_with(flags.effort)
     topologies = [devices.find(name) for name in flags.topology]
     commands.read_gin([_SIZES, *files], [*bindings, *_placeholders(files, bindings)])
-    if flags.step == "tokenizer":
-        outcomes = _tokenizer(topologies)
-    else:
-        run, sizes = _read(flags)
-        outcomes = [_plan(flags, run, sizes, topology) for topology in topologies]
+    # Programs for the devices here are compiled as they would run.
+    is_here = any(topology.is_here for topology in topologies)
+    with devices.compile_with("full" if is_here else flags.effort):
+        if flags.step == "tokenizer":
+            outcomes = _tokenizer(topologies)
+        else:
+            run, sizes = _read(flags)
+            outcomes = [_plan(flags, run, sizes, topology) for topology in topologies]
     _write(flags, outcomes)
     return planning.exit_code(outcomes)
 

@@ -25,6 +25,8 @@ _COLLECTIVES = (
 )  # fmt: skip
 # Custom calls of TPU programs that only say something to the compiler.
 _FREE_CALLS = ("AllocateBuffer", "AssumeGather", "Sharding", "GatherScatterIndices")
+# Kernels whose products the text does not show: attention's.
+_KERNELS = ("tpu_custom_call", "$fmha", "gpu.triton")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +153,7 @@ def count(module: Module, num_devices: int = 1, num_slices: int = 1) -> Costs:
                     )
                 )
                 continue
-            if "tpu_custom_call" in instruction.attributes:
+            if any(word in instruction.attributes for word in _KERNELS):
                 kernels.append(source_of(instruction))
             op = _op(module, computation, instruction, times)
             if op is not None:
@@ -199,6 +201,8 @@ def _product_of(computation: Computation, instruction: Instruction) -> list[Prod
         return [_dot(computation, instruction)]
     if instruction.opcode == "convolution":
         return [_convolution(computation, instruction)]
+    if instruction.opcode == "custom-call" and "$gemm" in instruction.attributes:
+        return [_gemm(computation, instruction)]
     return []
 
 
@@ -206,6 +210,20 @@ def _dot(computation: Computation, instruction: Instruction) -> Product:
     left, right = (computation.shape_of(name).dims for name in instruction.operands[:2])
     inner = math.prod(left[d] for d in instruction.numbers("lhs_contracting_dims"))
     batch = math.prod(left[d] for d in instruction.numbers("lhs_batch_dims"))
+    each = max(1, inner * batch)
+    return Product(math.prod(left) / each, inner, math.prod(right) / each, batch)
+
+
+def _gemm(computation: Computation, instruction: Instruction) -> Product:
+    """A product that a GPU program hands to its library."""
+
+    def dims(name: str) -> list[int]:
+        match = re.search(rf'"{name}":\[([^\]]*)\]', instruction.attributes)
+        return [int(word) for word in re.findall(r"\d+", match.group(1))] if match else []
+
+    left, right = (computation.shape_of(name).dims for name in instruction.operands[:2])
+    inner = math.prod(left[d] for d in dims("lhs_contracting_dimensions"))
+    batch = math.prod(left[d] for d in dims("lhs_batch_dimensions"))
     each = max(1, inner * batch)
     return Product(math.prod(left) / each, inner, math.prod(right) / each, batch)
 

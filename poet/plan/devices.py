@@ -1,7 +1,9 @@
 """Devices of a described TPU slice, or of this machine, laid out as a mesh."""
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -21,7 +23,7 @@ _ENVIRONMENT = {
 }
 # What libtpu calls a chip, where that differs.
 _NAMES = {"v5p": "v5"}
-_EFFORT = {"fast": -1.0, "full": 0.0}
+EFFORTS = {"fast": -1.0, "full": 0.0}
 
 
 def find(text: str) -> Topology:
@@ -104,13 +106,19 @@ def make_mesh(config: MeshConfig, topology: Topology, devices: list[Any]) -> Mes
     return Mesh(np.asarray(laid), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def compile_with(effort: str) -> None:
+@contextlib.contextmanager
+def compile_with(effort: str) -> Iterator[None]:
     """Sets how hard XLA tries: "fast" compiles in a tenth of the time, "full" as a run would.
 
-    Fast programs keep less on the chip and use more memory; nothing about what they compute or
-    exchange differs much (docs/scale.md has both for one model).
+    Fast programs keep less on the chip, so they move and hold more; what they compute and exchange
+    is the same (docs/scale.md).
     """
-    if effort not in _EFFORT:
-        raise ValueError(f"effort={effort!r} is unknown; choose one of {', '.join(_EFFORT)}.")
-    jax.config.update("jax_exec_time_optimization_effort", _EFFORT[effort])
-    jax.config.update("jax_memory_fitting_effort", _EFFORT[effort])
+    names = ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        for name in names:
+            jax.config.update(name, EFFORTS[effort])
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from poet.plan import costs as costing
+from poet.plan import roofline
 from poet.plan.chips import GIB
 from poet.plan.measure import Result, Row
 
@@ -53,6 +54,10 @@ def _row_json(result: Result, row: Row) -> dict[str, Any]:
             "hbm_bytes": row.costs.hbm_bytes,
             "collectives": costing.by_kind(row.costs.collectives),
             "largest_collectives": _largest_collectives(row),
+            "slowest": [
+                {"seconds": seconds, "kind": kind, "what": what}
+                for seconds, kind, what in roofline.slowest(row.costs, result.topology)
+            ],
             "largest_arrays": [{"bytes": size, "what": what} for size, what in row.largest],
         }
     return found
@@ -128,7 +133,7 @@ def _section(result: Result) -> str:
         lines += ["", f"Whole on every chip: {names}."]
     first = next((row for row in result.rows if row.costs is not None), None)
     if first is not None:
-        lines += ["", *_exchanges(first)]
+        lines += ["", *_exchanges(first), "", *_slowest(result, first)]
     return "\n".join(lines)
 
 
@@ -141,6 +146,18 @@ def _exchanges(row: Row) -> list[str]:
     ]
     for kind, found in costing.by_kind(row.costs.collectives).items():
         lines.append(f"| {kind} | {found['count']:.0f} | {found['bytes'] / 1e9:.3f} |")
+    return lines
+
+
+def _slowest(result: Result, row: Row) -> list[str]:
+    lines = [
+        f"Where a step of {row.part.name} spends its time (calibrated):",
+        "",
+        "| s | kind | place |",
+        "|---|---|---|",
+    ]
+    for seconds, kind, what in roofline.slowest(row.costs, result.topology):
+        lines.append(f"| {seconds:.4f} | {kind} | {what} |")
     return lines
 
 

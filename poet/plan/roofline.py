@@ -106,18 +106,16 @@ def predict(
     chip = topology.chip
     spent = {"products": 0.0, "memory": 0.0}
     for op in costs.ops:
-        compute = sum(product_s(p, topology, factors) for p in op.products)
-        memory = op.hbm_bytes / (chip.hbm_bytes_per_s * factors.hbm_efficiency)
-        spent["products" if compute >= memory else "memory"] += op.times * max(compute, memory)
+        compute, memory = op_s(op, topology, factors)
+        spent["products" if compute >= memory else "memory"] += max(compute, memory)
     links, dcn, exposed = 0.0, 0.0, {"links": 0.0, "dcn": 0.0}
     for collective in costs.collectives:
         seconds = exchange_s(collective, topology, factors.hop_s)
         links += seconds[0]
         dcn += seconds[1]
-        is_gather = collective.kind in ("all-gather", "reduce-scatter")
-        share = factors.exposed_gather if is_gather else factors.exposed_other
-        exposed["links"] += share * seconds[0] / factors.link_efficiency
-        exposed["dcn"] += factors.exposed_dcn * seconds[1] / factors.link_efficiency
+        shown = exposed_s(collective, topology, factors)
+        exposed["links"] += shown[0]
+        exposed["dcn"] += shown[1]
     spent = spent | exposed | {"dispatch": num_programs * factors.dispatch_s}
     total = sum(spent.values())
     products = costs.flops / chip.bf16_flops
@@ -131,6 +129,38 @@ def predict(
         dcn_s=dcn,
         parts={name: seconds / total for name, seconds in spent.items()},
     )
+
+
+def op_s(op: Op, topology: Topology, factors: Factors) -> tuple[float, float]:
+    """(seconds of an operation's products, seconds of its bytes), all times."""
+    compute = sum(product_s(product, topology, factors) for product in op.products)
+    memory = op.hbm_bytes / (topology.chip.hbm_bytes_per_s * factors.hbm_efficiency)
+    return op.times * compute, op.times * memory
+
+
+def exposed_s(collective: Collective, topology: Topology, factors: Factors) -> tuple[float, float]:
+    """(seconds over links, seconds between slices) of an exchange that nothing hides."""
+    links, dcn = exchange_s(collective, topology, factors.hop_s)
+    is_gather = collective.kind in ("all-gather", "reduce-scatter")
+    share = factors.exposed_gather if is_gather else factors.exposed_other
+    at = factors.link_efficiency
+    return share * links / at, factors.exposed_dcn * dcn / at
+
+
+def slowest(
+    costs: Costs, topology: Topology, factors: Factors = CALIBRATED, count: int = 8
+) -> list[tuple[float, str, str]]:
+    """(calibrated seconds, kind, place in the model) of what takes longest, summed by place."""
+    sums: dict[tuple[str, str], float] = {}
+    for op in costs.ops:
+        compute, memory = op_s(op, topology, factors)
+        key = ("products" if compute >= memory else "memory", op.what)
+        sums[key] = sums.get(key, 0.0) + max(compute, memory)
+    for collective in costs.collectives:
+        key = (collective.kind, collective.what)
+        sums[key] = sums.get(key, 0.0) + sum(exposed_s(collective, topology, factors))
+    ordered = sorted(((seconds, *key) for key, seconds in sums.items()), reverse=True)
+    return ordered[:count]
 
 
 def product_s(product: Product, topology: Topology, factors: Factors) -> float:

@@ -131,6 +131,24 @@ def test_a_padded_convolution_counts_only_what_it_multiplies():
     assert product.flops == 2 * 10 * 3 * 5
 
 
+def test_a_product_of_a_gpus_library():
+    text = """HloModule g
+
+ENTRY %main (a: bf16[4,16,32], b: bf16[4,32,8]) -> bf16[4,16,8] {
+  %a = bf16[4,16,32] parameter(0)
+  %b = bf16[4,32,8] parameter(1)
+  ROOT %c = (bf16[4,16,8], s8[64]) custom-call(%a, %b), custom_call_target="__cublas$gemm", REST
+}
+"""
+    rest = (
+        'backend_config={"gemm_backend_config":{"dot_dimension_numbers":{'
+        '"lhs_contracting_dimensions":["2"],"rhs_contracting_dimensions":["1"],'
+        '"lhs_batch_dimensions":["0"],"rhs_batch_dimensions":["0"]}}}'
+    )
+    (op,) = costs.count(hlo.parse(text.replace("REST", rest))).ops
+    assert op.flops == 2 * 4 * 16 * 32 * 8
+
+
 def test_loops_are_counted_as_if_they_were_unrolled():
     def model(unroll):
         def layer(x, w):

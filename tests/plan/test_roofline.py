@@ -80,3 +80,13 @@ def test_only_the_exposed_share_counts():
     found = roofline.predict(costs, SLICE, factors)
     assert found.calibrated_s == pytest.approx(0.25)
     assert found.optimistic_s == pytest.approx(1.0)
+
+
+def test_what_takes_longest_is_summed_by_place():
+    ops = (Op((), 0.819e9, 1.0, "a"), Op((), 0.819e9, 2.0, "a"), Op((), 0.819e9, 1.0, "b"))
+    gather = Collective("all-gather", 96e9, 16, what="c")
+    found = roofline.slowest(Costs(ops, (gather,)), SLICE, PLAIN, count=2)
+    assert found == [
+        (pytest.approx(1.0), "all-gather", "c"),
+        (pytest.approx(3e-3), "memory", "a"),
+    ]
