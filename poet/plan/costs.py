@@ -5,13 +5,12 @@ they run.
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Sequence
 
-import numpy as np
-
+from poet.plan.exchanges import Collective, device_groups, kind_and_bytes, slices_of
 from poet.plan.hlo import Computation, Instruction, Module
+from poet.plan.products import Product, of_instruction
 
 # Move nothing, or what they move is counted where it is used.
 _FREE = {
@@ -19,38 +18,10 @@ _FREE = {
     "call", "after-all", "partition-id", "replica-id", "iota", "copy-done", "async-start",
     "async-done", "async-update", "optimization-barrier", "add-dependency", "domain",
 }  # fmt: skip
-_COLLECTIVES = (
-    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
-    "collective-broadcast", "ragged-all-to-all",
-)  # fmt: skip
 # Custom calls of TPU programs that only say something to the compiler.
 _FREE_CALLS = ("AllocateBuffer", "AssumeGather", "Sharding", "GatherScatterIndices")
 # Kernels whose products the text does not show: attention's.
 _KERNELS = ("tpu_custom_call", "$fmha", "gpu.triton")
-
-
-@dataclasses.dataclass(frozen=True)
-class Product:
-    """A matrix product [rows, inner] x [inner, columns], `batch` of them.
-
-    Attributes:
-      rows: Of the first factor.
-      inner: What is summed over.
-      columns: Of the second factor.
-      batch: How many at once.
-      times: How often.
-    """
-
-    rows: float
-    inner: float
-    columns: float
-    batch: float = 1.0
-    times: float = 1.0
-
-    @property
-    def flops(self) -> float:
-        """Of all of them; a multiplication and an addition are two."""
-        return 2.0 * self.rows * self.inner * self.columns * self.batch * self.times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,32 +44,6 @@ class Op:
     def flops(self) -> float:
         """Of the products, all times."""
         return self.times * sum(product.flops for product in self.products)
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-    """Devices that exchange something.
-
-    Attributes:
-      kind: "all-gather", "all-reduce", "reduce-scatter", "all-to-all" or "collective-permute".
-      num_bytes: Of the whole array that a device has before or after, the larger one; of one time.
-      group_size: Devices that take part.
-      num_slices: Slices that they lie in.
-      times: How often.
-      what: Name for people.
-    """
-
-    kind: str
-    num_bytes: float
-    group_size: int
-    num_slices: int = 1
-    times: float = 1.0
-    what: str = ""
-
-    @property
-    def total_bytes(self) -> float:
-        """All times."""
-        return self.num_bytes * self.times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +83,7 @@ def count(module: Module, num_devices: int = 1, num_slices: int = 1) -> Costs:
     ops, collectives, kernels = [], [], []
     for computation, times in module.runs():
         for instruction in computation.instructions.values():
-            found = _collective(module, computation, instruction)
+            found = kind_and_bytes(module, computation, instruction)
             if found is not None:
                 kind, num_bytes = found
                 groups = device_groups(instruction, computation, module, num_devices)
@@ -152,6 +97,10 @@ def count(module: Module, num_devices: int = 1, num_slices: int = 1) -> Costs:
                         what=source_of(instruction),
                     )
                 )
+                # A fusion may multiply what it has just been sent.
+                op = _op(module, computation, instruction, times)
+                if op is not None and op.products:
+                    ops.append(dataclasses.replace(op, hbm_bytes=0.0))
                 continue
             if any(word in instruction.attributes for word in _KERNELS):
                 kernels.append(source_of(instruction))
@@ -179,7 +128,7 @@ def _op(module, computation, instruction, times) -> Op | None:
         products = tuple(_products(module, inner))
     else:
         moved = _plain_bytes(computation, instruction)
-        products = tuple(_product_of(computation, instruction))
+        products = tuple(of_instruction(computation, instruction))
     if not moved and not products:
         return None
     return Op(products, moved, times, source_of(instruction))
@@ -189,103 +138,11 @@ def _products(module: Module, computation: Computation) -> list[Product]:
     """Of a fused computation and those fused into it."""
     found = []
     for instruction in computation.instructions.values():
-        found += _product_of(computation, instruction)
+        found += of_instruction(computation, instruction)
         if instruction.opcode == "fusion":
             inner = module.called(instruction, "calls")
             found += _products(module, inner) if inner else []
     return found
-
-
-def _product_of(computation: Computation, instruction: Instruction) -> list[Product]:
-    if instruction.opcode == "dot":
-        return [_dot(computation, instruction)]
-    if instruction.opcode == "convolution":
-        return [_convolution(computation, instruction)]
-    if instruction.opcode == "custom-call" and "$gemm" in instruction.attributes:
-        return [_gemm(computation, instruction)]
-    return []
-
-
-def _dot(computation: Computation, instruction: Instruction) -> Product:
-    left, right = (computation.shape_of(name).dims for name in instruction.operands[:2])
-    inner = math.prod(left[d] for d in instruction.numbers("lhs_contracting_dims"))
-    batch = math.prod(left[d] for d in instruction.numbers("lhs_batch_dims"))
-    each = max(1, inner * batch)
-    return Product(math.prod(left) / each, inner, math.prod(right) / each, batch)
-
-
-def _gemm(computation: Computation, instruction: Instruction) -> Product:
-    """A product that a GPU program hands to its library."""
-
-    def dims(name: str) -> list[int]:
-        match = re.search(rf'"{name}":\[([^\]]*)\]', instruction.attributes)
-        return [int(word) for word in re.findall(r"\d+", match.group(1))] if match else []
-
-    left, right = (computation.shape_of(name).dims for name in instruction.operands[:2])
-    inner = math.prod(left[d] for d in dims("lhs_contracting_dimensions"))
-    batch = math.prod(left[d] for d in dims("lhs_batch_dimensions"))
-    each = max(1, inner * batch)
-    return Product(math.prod(left) / each, inner, math.prod(right) / each, batch)
-
-
-def _convolution(computation: Computation, instruction: Instruction) -> Product:
-    """TPU programs write every matrix product as a convolution, with batches as window sizes.
-
-    Only positions where the window meets a value are multiplications: not those in the padding,
-    nor those between dilated values.
-    """
-    left, right = (computation.shape_of(name).dims for name in instruction.operands[:2])
-    out = instruction.shapes[0].dims
-    labels = instruction.attribute("dim_labels")
-    left_labels, _, rest = labels.partition("_")
-    right_labels, _, out_labels = rest.partition("->")
-    window = _window(instruction.attributes)
-    met, places = 1, 1
-    for dim, label in enumerate(sorted(c for c in out_labels if c.isdigit())):
-        out_size = out[out_labels.index(label)]
-        places *= out_size
-        met *= _num_met(left[left_labels.index(label)], out_size, window[dim])
-    groups = int(instruction.attribute("batch_group_count") or 1)
-    rows = left[left_labels.index("b")] / groups * places
-    inner = right[right_labels.index("i")] * met / max(1, places)
-    return Product(rows, inner, out[out_labels.index("f")])
-
-
-def _window(attributes: str) -> list[dict[str, int]]:
-    """size, stride, pad, lhs_dilate and rhs_dilate of each spatial dimension."""
-    match = re.search(r"window=\{([^}]*)\}", attributes)
-    fields = dict(part.split("=") for part in match.group(1).split()) if match else {}
-    num_dims = len(fields["size"].split("x")) if "size" in fields else 0
-
-    def values(name: str, default: str) -> list[str]:
-        return fields[name].split("x") if name in fields else [default] * num_dims
-
-    rows = zip(
-        values("size", "1"),
-        values("stride", "1"),
-        values("pad", "0_0"),
-        values("lhs_dilate", "1"),
-        values("rhs_dilate", "1"),
-        strict=True,
-    )
-    return [
-        {
-            "size": int(size),
-            "stride": int(stride),
-            "pad": int(pad.split("_")[0]),
-            "lhs_dilate": int(lhs),
-            "rhs_dilate": int(rhs),
-        }
-        for size, stride, pad, lhs, rhs in rows
-    ]
-
-
-def _num_met(in_size: int, out_size: int, window: dict[str, int]) -> int:
-    """Pairs (place of the result, place in the window) that meet a value of the input."""
-    at = np.arange(out_size)[:, None] * window["stride"] - window["pad"]
-    at = at + np.arange(window["size"])[None, :] * window["rhs_dilate"]
-    inside = (at >= 0) & (at < (in_size - 1) * window["lhs_dilate"] + 1)
-    return int((inside & (at % window["lhs_dilate"] == 0)).sum())
 
 
 def _plain_bytes(computation: Computation, instruction: Instruction) -> float:
@@ -356,93 +213,3 @@ def _written_bytes(module: Module, inner: Computation, instruction: Instruction)
         else:
             total += shape.num_bytes
     return total
-
-
-def _collective(module, computation, instruction) -> tuple[str, float] | None:
-    """(kind, bytes of the larger side) of an instruction that exchanges something, else None."""
-    opcode = instruction.opcode
-    if opcode == "fusion":
-        inner = module.called(instruction, "calls")
-        exchange = _exchange_in(inner) if inner else None
-        if exchange is None:
-            return None
-        kind = exchange.opcode.removesuffix("-start")
-        if kind == "all-reduce" and "all-reduce-scatter" in inner.name:
-            kind = "reduce-scatter"
-        return kind, exchange.num_bytes
-    kind = opcode.removesuffix("-start")
-    if kind not in _COLLECTIVES or opcode.endswith("-done"):
-        return None
-    given = sum(
-        computation.instructions[name].num_bytes
-        for name in instruction.operands
-        if name in computation.instructions
-    )
-    made = instruction.num_bytes
-    if opcode.endswith("-start") and kind != "all-reduce":
-        # The shapes are (what is given, what is made, context).
-        made = max((shape.num_bytes for shape in instruction.shapes), default=0.0)
-    return kind, max(given, made)
-
-
-def _exchange_in(computation: Computation) -> Instruction | None:
-    for instruction in computation.instructions.values():
-        if instruction.opcode.removesuffix("-start") in _COLLECTIVES:
-            return instruction
-    return None
-
-
-def device_groups(
-    instruction: Instruction, computation: Computation, module: Module, num_devices: int
-) -> list[int]:
-    """The devices of the first group of a collective."""
-    if instruction.opcode == "fusion":
-        instruction = _exchange_in(module.called(instruction, "calls"))
-    return first_group(instruction.attributes, num_devices)
-
-
-def first_group(attributes: str, num_devices: int) -> list[int]:
-    """The devices of the first group that a collective's attributes name.
-
-    Four forms: lists {{0,2},{1,3}}, counts [2,2]<=[2,2]T(1,0), axes of a mesh
-    mesh['a'=2,'b'=2] {'a'}, and pairs source_target_pairs={{0,1},{1,0}}.
-    """
-    pairs = re.search(r"source_target_pairs=\{(\{\d+,\d+\}(?:,\{\d+,\d+\})*)\}", attributes)
-    if pairs:
-        found = [tuple(map(int, p.split(","))) for p in re.findall(r"\d+,\d+", pairs.group(1))]
-        return list(next((pair for pair in found if pair[0] != pair[1]), found[0]))
-    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
-    if listed:
-        return [int(word) for word in listed.group(1).split(",")]
-    counted = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
-    if counted:
-        groups, dims, order = (
-            [int(word) for word in text.split(",")] if text else [] for text in counted.groups()
-        )
-        devices = np.arange(math.prod(dims)).reshape(dims)
-        devices = devices.transpose(order) if order else devices
-        return devices.reshape(groups)[0].tolist()
-    axes = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes)
-    if axes:
-        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes.group(1))}
-        chosen = set(re.findall(r"'([^']+)'", axes.group(2)))
-        devices = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
-        at = tuple(slice(None) if name in chosen else 0 for name in sizes)
-        return devices[at].reshape(-1).tolist()
-    return list(range(num_devices))
-
-
-def slices_of(group: Sequence[int], num_devices: int, num_slices: int) -> int:
-    """In how many slices the devices of a group lie."""
-    per_slice = max(1, num_devices // num_slices)
-    return len({device // per_slice for device in group})
-
-
-def by_kind(collectives: Sequence[Collective]) -> dict[str, dict[str, float]]:
-    """kind -> count and bytes, all times, largest first."""
-    found: dict[str, dict[str, float]] = {}
-    for one in collectives:
-        row = found.setdefault(one.kind, {"count": 0.0, "bytes": 0.0})
-        row["count"] += one.times
-        row["bytes"] += one.total_bytes
-    return dict(sorted(found.items(), key=lambda item: -item[1]["bytes"]))

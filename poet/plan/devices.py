@@ -1,6 +1,7 @@
 """Devices of a described TPU slice, or of this machine, laid out as a mesh."""
 
 import contextlib
+import importlib.util
 import math
 import os
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    # Only one process may use a TPU, any number may describe one.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 # What libtpu calls a chip, where that differs.
 _NAMES = {"v5p": "v5"}
@@ -45,6 +48,11 @@ def devices_of(topology: Topology) -> list[Any]:
         return list(jax.devices())
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            "Compiling for a TPU needs its compiler, which is not installed:"
+            " pip install 'poet[plan]' brings libtpu (no TPU is needed)."
+        )
     more: dict[str, Any] = {}
     if topology.chip.torus_dims == 3:
         # One device a chip, four chips a host, as these machines are built.
@@ -58,13 +66,8 @@ def devices_of(topology: Topology) -> list[Any]:
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
     except Exception as error:  # jax raises errors of several kinds here
-        if "libtpu" in str(error) or "Unable to initialize" in str(error):
-            raise ValueError(
-                "Compiling for a TPU needs its compiler, which is not installed:"
-                " pip install 'poet[plan]' brings libtpu (no TPU is needed)."
-            ) from error
         raise ValueError(
-            f"libtpu knows no slice {topology.name} ({str(error).splitlines()[0][:200]}); sides"
+            f"libtpu does not describe {topology.name} ({str(error).splitlines()[0][:200]}); sides"
             " are usually powers of two, and a host has four chips."
         ) from error
     return list(found.devices)

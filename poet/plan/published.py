@@ -10,7 +10,9 @@ import dataclasses
 
 from poet.plan import roofline
 from poet.plan.chips import Topology, parse_topology
-from poet.plan.costs import Collective, Costs, Op, Product
+from poet.plan.costs import Costs, Op
+from poet.plan.exchanges import Collective
+from poet.plan.products import Product
 from poet.plan.roofline import CALIBRATED, Factors
 
 

@@ -5,8 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from poet.plan import costs as costing
-from poet.plan import roofline
+from poet.plan import exchanges, roofline
 from poet.plan.chips import GIB
 from poet.plan.measure import Result, Row
 
@@ -52,7 +51,7 @@ def _row_json(result: Result, row: Row) -> dict[str, Any]:
             "memory_of": row.memory_of,
             "executed_flops": row.costs.flops,
             "hbm_bytes": row.costs.hbm_bytes,
-            "collectives": costing.by_kind(row.costs.collectives),
+            "collectives": exchanges.by_kind(row.costs.collectives),
             "largest_collectives": _largest_collectives(row),
             "slowest": [
                 {"seconds": seconds, "kind": kind, "what": what}
@@ -144,7 +143,7 @@ def _exchanges(row: Row) -> list[str]:
         "| kind | count | GB |",
         "|---|---|---|",
     ]
-    for kind, found in costing.by_kind(row.costs.collectives).items():
+    for kind, found in exchanges.by_kind(row.costs.collectives).items():
         lines.append(f"| {kind} | {found['count']:.0f} | {found['bytes'] / 1e9:.3f} |")
     return lines
 

@@ -14,7 +14,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from poet.plan.chips import Topology
-from poet.plan.costs import Collective, Costs, Op, Product
+from poet.plan.costs import Costs, Op
+from poet.plan.exchanges import Collective
+from poet.plan.products import Product
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,10 @@ from poet.data.groups import (
 )
 from poet.plan import flops, memory, roofline
 from poet.plan.chips import Topology
-from poet.plan.costs import Op, Product
+from poet.plan.costs import Op
 from poet.plan.measure import Part, Program
 from poet.plan.memory import Setting
+from poet.plan.products import Product
 from poet.train import lm, partitioning
 from poet.train.lm import LMRun
 from poet.train.lm_program import LMPrograms, TextStart

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet.plan import costs, hlo
+from poet.plan import costs, exchanges, hlo
 
 # A loop of five over a product and an exchange, as XLA for TPUs writes it.
 TEXT = """HloModule jit_f, is_scheduled=true
@@ -55,7 +55,7 @@ def test_a_loops_body_counts_as_often_as_it_runs():
     assert (exchange.kind, exchange.num_bytes, exchange.times) == ("all-gather", 2 * 16 * 64, 5)
     # Devices 0 and 2, one in each slice of two.
     assert (exchange.group_size, exchange.num_slices) == (2, 2)
-    assert costs.by_kind(found.collectives) == {"all-gather": {"count": 5, "bytes": 10_240}}
+    assert exchanges.by_kind(found.collectives) == {"all-gather": {"count": 5, "bytes": 10_240}}
 
 
 def test_what_lies_on_the_chip_is_not_read_from_memory():
@@ -88,7 +88,7 @@ def test_a_text_that_is_no_program_is_refused():
     ],
 )
 def test_the_devices_of_an_exchange(attributes, group):
-    assert costs.first_group(attributes, 8) == group
+    assert exchanges.first_group(attributes, 8) == group
 
 
 def convolution(shapes, rest):

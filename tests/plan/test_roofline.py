@@ -4,7 +4,9 @@ import pytest
 
 from poet.plan import roofline
 from poet.plan.chips import parse_topology
-from poet.plan.costs import Collective, Costs, Op, Product
+from poet.plan.costs import Costs, Op
+from poet.plan.exchanges import Collective
+from poet.plan.products import Product
 from poet.plan.roofline import Factors
 
 SLICE = parse_topology("v5e:16x16")
