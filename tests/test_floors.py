@@ -11,7 +11,7 @@ FLOORS = [
     {"layers", "tokenizers", "media", "shapes_world"},
     {"models", "data"},
     {"train", "sample"},
-    {"evals", "demo"},
+    {"evals", "demo", "plan"},
     {"main", "app", "testing"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -17,6 +17,7 @@ _ORDER = (
     "train_tokenizer",
     "prepare",
     "train",
+    "plan",
     "generate",
     "evaluate",
     "inspect",

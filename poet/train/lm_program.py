@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -90,6 +91,13 @@ _TEXT = "text_encoder"
 _KEY = jax.eval_shape(lambda: jax.random.key(0))
 
 
+@runtime_checkable
+class Grouped(Protocol):
+    """What programs need to know of the batches: `AgdBatches`, or groups without a dataset."""
+
+    groups: Mapping[str, Any]
+
+
 class LMPrograms:
     """Makes everything of a run that is compiled, for one model on one mesh."""
 
@@ -98,7 +106,7 @@ class LMPrograms:
         config: PrefixLMConfig,
         tx: optax.GradientTransformation,
         mesh: Mesh,
-        batches: AgdBatches,
+        batches: Grouped,
         text: TextStart = TextStart(),
         schedule: Schedule = RASTER,
         updates: Updates = Updates(),
@@ -187,7 +195,7 @@ class LMPrograms:
             in_shardings=(self._base_shardings, self._shardings, rows, None),
             out_shardings=(self._moving(self._shardings.params), None),
         )
-        shapes = (self._base_shapes, self.state_shapes, self._examples[group], jax.random.key(0))
+        shapes = (self._base_shapes, self.state_shapes, self._examples[group], _KEY)
         with jax.set_mesh(self._mesh):
             return functools.partial(jitted.lower(*shapes).compile(), self._base)
 
@@ -205,7 +213,7 @@ class LMPrograms:
             out_shardings=(self._shardings, None),
         )
         grads = self._moving(self.state_shapes.params)
-        shapes = (self.state_shapes, grads, jax.random.key(0))
+        shapes = (self.state_shapes, grads, _KEY)
         with jax.set_mesh(self._mesh):
             return jitted.lower(*shapes).compile()
 
@@ -228,7 +236,7 @@ class LMPrograms:
 
     def _shapes(self, plan: SequencePlan, batch: Batch) -> Any:
         make = functools.partial(self._model.init, plan=plan)
-        return jax.eval_shape(lambda key, b: make(key, batch=b), jax.random.key(0), batch)["params"]
+        return jax.eval_shape(lambda key, b: make(key, batch=b), _KEY, batch)["params"]
 
 
 class HeldOut:

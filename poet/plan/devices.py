@@ -1,0 +1,127 @@
+"""Devices of a described TPU slice, or of this machine, laid out as a mesh."""
+
+import contextlib
+import importlib.util
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils, topologies
+from jax.sharding import AxisType, Mesh
+
+from poet.plan.chips import HERE, Topology, chip_of_kind, parse_topology
+from poet.train import partitioning
+from poet.train.partitioning import MESH_AXES, MeshConfig
+
+# Without these, libtpu looks for the machine of a TPU and prints that there is none.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    # Only one process may use a TPU, any number may describe one.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+# What libtpu calls a chip, where that differs.
+_NAMES = {"v5p": "v5"}
+EFFORTS = {"fast": -1.0, "full": 0.0}
+
+
+def find(text: str) -> Topology:
+    """The topology of a name; "here" stands for the devices of this machine."""
+    if text != HERE:
+        return parse_topology(text)
+    devices = jax.devices()
+    chip = chip_of_kind(devices[0].device_kind, devices[0].platform)
+    return Topology(chip, (len(devices),), is_here=True)
+
+
+def devices_of(topology: Topology) -> list[Any]:
+    """The devices of a topology; a described slice needs libtpu, and no TPU.
+
+    Raises:
+      ValueError: without libtpu, or when it knows no such slice.
+    """
+    if topology.is_here:
+        return list(jax.devices())
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            "Compiling for a TPU needs its compiler, which is not installed:"
+            " pip install 'poet[plan]' brings libtpu (no TPU is needed)."
+        )
+    more: dict[str, Any] = {}
+    if topology.chip.torus_dims == 3:
+        # One device a chip, four chips a host, as these machines are built.
+        sides = tuple(min(2, side) for side in topology.shape[:2]) + (1,)
+        wraps = tuple(side % topology.chip.wraps_at == 0 for side in topology.shape)
+        more = {"chip_config_name": "megacore", "chips_per_host_bounds": sides, "wrap": wraps}
+    if topology.num_slices > 1:
+        more["num_slices"] = topology.num_slices
+    sides = "x".join(map(str, topology.shape))
+    name = f"{_NAMES.get(topology.chip.name, topology.chip.name)}:{sides}"
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
+    except Exception as error:  # jax raises errors of several kinds here
+        raise ValueError(
+            f"libtpu does not describe {topology.name} ({str(error).splitlines()[0][:200]}); sides"
+            " are usually powers of two, and a host has four chips."
+        ) from error
+    return list(found.devices)
+
+
+def make_mesh(config: MeshConfig, topology: Topology, devices: list[Any]) -> Mesh:
+    """The mesh that `poet train` would make there; with several slices, `replica` runs over them.
+
+    Raises:
+      ValueError: when the axes do not multiply to the number of devices, or `replica` is not a
+        multiple of the slices.
+    """
+    if topology.is_here:
+        return partitioning.make_mesh(config, devices)
+    sizes = [getattr(config, name) for name in MESH_AXES]
+    if sizes.count(-1) == 1:
+        known = -math.prod(sizes)
+        sizes[sizes.index(-1)] = len(devices) // known if len(devices) % known == 0 else 0
+    if min(sizes) < 1 or math.prod(sizes) != len(devices):
+        asked = " x ".join(f"{name}={getattr(config, name)}" for name in MESH_AXES)
+        raise ValueError(
+            f"The mesh {asked} does not fit the {len(devices)} devices of {topology.name}; choose"
+            " sizes whose product is that number, or set one axis to -1."
+        )
+    slices = topology.num_slices
+    if sizes[0] % slices:
+        raise ValueError(
+            f"The mesh has replica={sizes[0]}, {topology.name} has {slices} slices; set replica to"
+            f" {slices} (or a multiple): what is split over slices is exchanged over their slow"
+            " network in every layer."
+        )
+    if slices > 1:
+        inside = [sizes[0] // slices, *sizes[1:]]
+        laid = mesh_utils.create_hybrid_device_mesh(
+            inside, [slices, 1, 1, 1], devices, allow_split_physical_axes=True
+        )
+    else:
+        laid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(np.asarray(laid), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+@contextlib.contextmanager
+def compile_with(effort: str) -> Iterator[None]:
+    """Sets how hard XLA tries: "fast" compiles in a tenth of the time, "full" as a run would.
+
+    Fast programs keep less on the chip, so they move and hold more; what they compute and exchange
+    is the same (docs/scale.md).
+    """
+    names = ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        for name in names:
+            jax.config.update(name, EFFORTS[effort])
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)

@@ -1,0 +1,216 @@
+"""What a step needs on each topology: compile, predict, propose, search."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from poet.data.groups import SequenceSizes
+from poet.plan import devices, measure, memory, train_step
+from poet.plan.chips import Topology
+from poet.plan.measure import Compiler, DoesNotFitError, Result, Row
+from poet.plan.memory import Memory, Setting
+from poet.plan.roofline import CALIBRATED, Factors
+from poet.plan.train_step import TrainPlan
+from poet.train.lm import LMRun
+
+Say = Callable[[str], None]
+_MAX_TRIED = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is compiled.
+
+    Attributes:
+      num_groups: The most frequent groups, and the one with the longest sequences, are compiled;
+        the others are scaled by their FLOPs. 0 compiles all.
+      proposals: Whether settings are looked for where a step does not fit.
+      factors: Of the predictions.
+    """
+
+    num_groups: int = 0
+    proposals: bool = True
+    factors: Factors = CALIBRATED
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A topology's result, or the sentence that says why there is none."""
+
+    topology: Topology
+    result: Result | None
+    refusal: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the step fits."""
+        return self.result is not None and self.result.fits
+
+
+def plan_train(
+    run: LMRun, sizes: SequenceSizes, topology: Topology, effort: Effort, say: Say
+) -> Outcome:
+    """The training step on a topology; where it does not fit, what does, found by compiling it."""
+    try:
+        plan, result = _train(run, sizes, topology, effort, say)
+        if result.fits:
+            return Outcome(topology=topology, result=result)
+        needed, known = result.memory.total, result.memory
+    except _Refused as refused:
+        plan, needed, known = refused.plan, refused.needed, None
+        result = None
+    words = None
+    if effort.proposals:
+        known = known or _guess(plan, needed, topology)
+        words = [each.words(plan.setting) for each in propose(run, sizes, plan, known, say)]
+    return Outcome(
+        topology=topology, result=result, refusal=memory.refusal(topology, needed, words)
+    )
+
+
+def or_refusal(topology: Topology, make: Callable[[], Result]) -> Outcome:
+    """The result that `make` gives, or the sentence for one that does not fit."""
+    try:
+        result = make()
+    except DoesNotFitError as error:
+        words = memory.refusal(topology, error.needed, None)
+        return Outcome(topology=topology, result=None, refusal=words)
+    if result.fits:
+        return Outcome(topology=topology, result=result)
+    words = memory.refusal(topology, result.memory.total, None)
+    return Outcome(topology=topology, result=result, refusal=words)
+
+
+class _Refused(Exception):
+    def __init__(self, plan: TrainPlan, needed: float | None):
+        super().__init__("does not fit")
+        self.plan, self.needed = plan, needed
+
+
+def _train(
+    run: LMRun, sizes: SequenceSizes, topology: Topology, effort: Effort, say: Say
+) -> tuple[TrainPlan, Result]:
+    found = devices.devices_of(topology)
+    mesh = devices.make_mesh(run.mesh, topology, found)
+    plan = train_step.plan_training(run, sizes, topology, mesh)
+    compiler = Compiler(topology, say)
+    chosen = _chosen(plan, effort.num_groups)
+    rows: dict[str, Row] = {}
+    for name in chosen:
+        part = next(part for part in plan.parts if part.name == name)
+        try:
+            rows[name] = compiler.measure(part, effort.factors)
+        except DoesNotFitError as error:
+            raise _Refused(plan, error.needed) from error
+    measured = list(rows.values())
+    result = Result(
+        topology=topology,
+        facts=plan.facts,
+        rows=tuple(
+            rows[part.name] if part.name in rows else measure.scaled(part, measured)
+            for part in plan.parts
+        ),
+        replicated=plan.replicated,
+    )
+    return plan, result
+
+
+def _chosen(plan: TrainPlan, num_groups: int) -> list[str]:
+    """Names of the groups to compile, the longest sequences first: they decide what fits."""
+    longest = max(plan.parts, key=lambda part: part.tokens / part.batch_size)
+    frequent = list(plan.parts) if not num_groups else list(plan.parts[:num_groups])
+    return list(dict.fromkeys([longest.name, *(part.name for part in frequent)]))
+
+
+def _guess(plan: TrainPlan, needed: float | None, topology: Topology) -> Memory:
+    """Memory of a step that the compiler refused: state and gradients are known, the rest is what
+    it says is needed, or half of the chip more than there is."""
+    state = plan.facts["state_bytes_per_chip"]
+    needed = needed or 1.5 * topology.chip.hbm_bytes
+    # The compiler's number has the program's own arguments in it, of the state the parameters.
+    return Memory(
+        resident=state,
+        arguments=0.0,
+        outputs=state / 3,
+        temporaries=max(needed - state / 3, 0.25 * topology.chip.hbm_bytes),
+    )
+
+
+def propose(
+    run: LMRun, sizes: SequenceSizes, plan: TrainPlan, known: Memory, say: Say
+) -> list[Setting]:
+    """Settings near the run's that fit: the first ones by estimate that compile and do."""
+    tried, found = 0, []
+    for setting in memory.proposals(plan.setting, known, plan.num_heads, plan.smallest):
+        if tried == _MAX_TRIED or found:
+            break
+        tried += 1
+        say(f"trying {setting.words(plan.setting)} ...")
+        effort = Effort(num_groups=1, proposals=False)
+        try:
+            other = train_step.with_setting(run, setting)
+            _, result = _train(other, sizes, setting.topology, effort, say)
+        except (_Refused, ValueError) as error:
+            say(f"  no: {str(error).splitlines()[0][:120]}")
+            continue
+        if result.fits:
+            found.append(setting)
+    return found
+
+
+def search(
+    run: LMRun, sizes: SequenceSizes, topology: Topology, say: Say
+) -> tuple[Outcome, list[tuple[Setting, Result | None]]]:
+    """The best of a small grid: (its outcome, every setting with what was found or None).
+
+    Half, equal and double batch, policies that keep more and less, and tensor 1 and 4; of each the
+    most frequent and the longest group are compiled. A setting that the estimate rules out after
+    the first result is not compiled.
+    """
+    effort = Effort(num_groups=1, proposals=False)
+    tried: list[tuple[Setting, Result | None]] = []
+    first: tuple[Setting, Memory] | None = None
+    for setting in grid(run, topology):
+        if first and memory.estimate(setting, *first) > 1.3 * topology.chip.hbm_bytes:
+            tried.append((setting, None))
+            continue
+        try:
+            other = train_step.with_setting(run, setting)
+            _, result = _train(other, sizes, topology, effort, say)
+        except (_Refused, ValueError) as error:
+            say(f"  no: {str(error).splitlines()[0][:120]}")
+            tried.append((setting, None))
+            continue
+        first = first or (setting, result.memory)
+        tried.append((setting, result))
+    fitting = [result for _, result in tried if result is not None and result.fits]
+    if not fitting:
+        words = memory.refusal(topology, None, ())
+        return Outcome(topology=topology, result=None, refusal=words), tried
+    best = max(fitting, key=lambda result: result.average()["calibrated_mfu"])
+    return Outcome(topology=topology, result=best), tried
+
+
+def grid(run: LMRun, topology: Topology) -> list[Setting]:
+    """Settings that `search` tries, the run's own first."""
+    own = Setting(
+        batch_tokens=run.batch_tokens,
+        remat_policy=run.model.remat_policy,
+        tensor=run.mesh.tensor,
+        topology=topology,
+    )
+    found = [own]
+    for tensor in (1, 4):
+        for policy in ("dots_no_batch", "full"):
+            for factor in (0.5, 1, 2):
+                tokens = int(run.batch_tokens * factor)
+                found.append(
+                    dataclasses.replace(
+                        own, batch_tokens=tokens, remat_policy=policy, tensor=tensor
+                    )
+                )
+    return list(dict.fromkeys(found))
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """1 if some topology does not hold the step."""
+    return 0 if all(outcome.fits for outcome in outcomes) else 1

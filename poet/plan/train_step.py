@@ -1,0 +1,213 @@
+"""The training step of a language model: its groups and programs, without a dataset."""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from poet.data import registry
+from poet.data.groups import (
+    AgdConfig,
+    Group,
+    SequenceSizes,
+    SizedTask,
+    make_groups,
+    phase_shares,
+)
+from poet.plan import flops, memory, roofline
+from poet.plan.chips import Topology
+from poet.plan.costs import Op
+from poet.plan.measure import Part, Program
+from poet.plan.memory import Setting
+from poet.plan.products import Product
+from poet.train import lm, partitioning
+from poet.train.lm import LMRun
+from poet.train.lm_program import LMPrograms, TextStart
+from poet.train.optimizer import make_optimizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """A training run on a mesh, ready to be compiled.
+
+    Attributes:
+      parts: Groups, most frequent first.
+      facts: What stands beside every number.
+      replicated: Large arrays of the state of which every chip holds a copy.
+      left_out: Task -> why it is not trained.
+      setting: What could be changed.
+      num_heads: Which the mesh's `tensor` must divide.
+      smallest: Tokens of the smallest batch.
+    """
+
+    parts: tuple[Part, ...]
+    facts: Mapping[str, Any]
+    replicated: Mapping[str, float]
+    left_out: Mapping[str, str]
+    setting: Setting
+    num_heads: int
+    smallest: int
+
+
+def with_setting(run: LMRun, setting: Setting) -> LMRun:
+    """The run with another batch, rematerialisation and mesh."""
+    return dataclasses.replace(
+        run,
+        batch_tokens=setting.batch_tokens,
+        model=dataclasses.replace(run.model, remat_policy=setting.remat_policy),
+        mesh=dataclasses.replace(run.mesh, tensor=setting.tensor),
+    )
+
+
+def groups_of(
+    run: LMRun, sizes: SequenceSizes, ways: int
+) -> tuple[dict[str, Group], dict[str, float], dict[str, str]]:
+    """(groups, share of the steps of each, task -> why it is left out), as `poet train` has them.
+
+    A curriculum's two phases are averaged over the run.
+
+    Args:
+      run: The settings.
+      sizes: Of clips and id table.
+      ways: Equal parts that a batch's rows are cut into.
+
+    Raises:
+      ValueError: when a task does not fit the clips and the run does not leave such tasks out.
+    """
+    registry.load_task_modules(run.task_modules)
+    tasks, left_out = [], {}
+    for entry, share in registry.resolve(run.mixture_or_task_name, run.task_weights):
+        sized = SizedTask(name=entry.name, entry=entry, sizes=sizes, records={})
+        try:
+            _ = sized.plan
+        except ValueError as error:
+            if run.on_unserved_task == "raise":
+                raise
+            left_out[entry.name] = str(error)
+            continue
+        tasks.append((sized, share))
+    if not tasks:
+        raise ValueError(f"No task of {run.mixture_or_task_name!r} fits the clips: {left_out}.")
+    config = AgdConfig(
+        batch_tokens=run.batch_tokens, data_parallel_size=ways, curriculum=run.curriculum
+    )
+    groups, group_of = make_groups(tasks, config)
+    phases = phase_shares([(sized, share) for sized, share in tasks], run.curriculum)
+    spans = np.ones(1)
+    if len(phases) == 2:
+        spans = np.array([run.curriculum.switch_at, 1 - run.curriculum.switch_at])
+    shares = dict.fromkeys(groups, 0.0)
+    for (sized, _), share in zip(tasks, spans @ phases, strict=True):
+        shares[group_of[sized.name]] += float(share)
+    return groups, shares, left_out
+
+
+def plan_training(run: LMRun, sizes: SequenceSizes, topology: Topology, mesh: Mesh) -> TrainPlan:
+    """The groups of a run on a mesh, with what compiles them; compiles nothing itself."""
+    config = lm.model_for(run.model, sizes, keeps_text_rows=bool(run.text_weights))
+    ways = partitioning.batch_ways(mesh)
+    more = {}
+    if hasattr(run, "updates"):
+        ways *= run.updates.num_micro_batches
+        more["updates"] = run.updates
+    groups, shares, left_out = groups_of(run, sizes, ways)
+    for group in groups.values():
+        lm.check_limits(config, group.plan.clip, group.plan.sound)
+    tx = make_optimizer(run.optimizer, run.loop.num_steps)
+    text = TextStart(weights=run.text_weights, is_frozen=run.text_is_frozen)
+    programs = LMPrograms(
+        config, tx, mesh, types.SimpleNamespace(groups=groups), text, run.schedule, **more
+    )
+    state = programs.state_shapes
+    state_bytes = memory.bytes_on_chip(state)
+    moving = {
+        name: tree
+        for name, tree in state.params.items()
+        if not (run.text_is_frozen and name == "text_encoder")
+    }
+    update = Program(
+        name="update",
+        compile=programs.compile_update,
+        state_bytes=state_bytes,
+        argument_bytes=memory.bytes_on_chip(moving),
+    )
+    parts = []
+    for name in sorted(groups, key=lambda name: -shares[name]):
+        group = groups[name]
+        parts.append(
+            Part(
+                name=name,
+                share=shares[name],
+                batch_size=group.batch_size,
+                tokens=group.tokens_per_step,
+                model_flops=flops.step_flops(
+                    config, group.plan, group.batch_size, run.text_is_frozen
+                ),
+                programs=(_gradients(programs, group, state_bytes, mesh), update),
+                hidden_ops=(_attention(config, group, topology),),
+            )
+        )
+    facts = _facts(run, config, topology, mesh, state) | {
+        "state_bytes_per_chip": state_bytes,
+        "batch_tokens": run.batch_tokens,
+    }
+    return TrainPlan(
+        parts=tuple(parts),
+        facts=facts,
+        replicated=memory.replicated_bytes(state) if mesh.size > mesh.shape["replica"] else {},
+        left_out=left_out,
+        setting=Setting(
+            batch_tokens=run.batch_tokens,
+            remat_policy=run.model.remat_policy,
+            tensor=run.mesh.tensor,
+            topology=topology,
+        ),
+        num_heads=config.block.num_kv_heads,
+        smallest=ways * max(group.plan.length for group in groups.values()),
+    )
+
+
+def _gradients(programs: LMPrograms, group: Group, state_bytes: float, mesh: Mesh) -> Program:
+    rows = group.batch_size / partitioning.batch_ways(mesh)
+    return Program(
+        name=f"gradients/{group.name}",
+        compile=lambda: programs.compile_gradients(group.name),
+        state_bytes=state_bytes,
+        argument_bytes=rows * (12.0 * group.plan.length + 4.0 * group.plan.num_text_slots + 1.0),
+    )
+
+
+def _attention(config: Any, group: Group, topology: Topology) -> Op:
+    """Attention of a kernel: forward, backward, and forward again where it is recomputed."""
+    each = flops.example_flops(config, group.plan).attention * group.batch_size
+    passes = 3.5 + (config.remat_policy != "none")
+    rows = each * passes / topology.num_chips / (2.0 * config.head_dim * group.plan.length)
+    product = Product(rows, config.head_dim, group.plan.length)
+    return Op((product,), 0.0, 1.0, "attention kernel")
+
+
+def _facts(run: LMRun, config: Any, topology: Topology, mesh: Mesh, state: Any) -> dict[str, Any]:
+    count = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for name, tree in state.params.items()
+    }
+    return {
+        "parameters": int(sum(count.values())),
+        "parameters_of_layers": int(count.get("layers", 0)),
+        "parameters_of_text_encoder": int(count.get("text_encoder", 0)),
+        "text_is_frozen": run.text_is_frozen,
+        "num_layers": config.num_layers,
+        "d_model": config.d_model,
+        "dtype": np.dtype(config.dtype).name,
+        "remat_policy": config.remat_policy,
+        "optimizer": run.optimizer.name,
+        "mesh": {name: size for name, size in mesh.shape.items() if size > 1} or {"fsdp": 1},
+        "topology": topology.name,
+        "num_chips": topology.num_chips,
+        "codes": [config.vocabulary.num_visual, *config.vocabulary.audio_levels],
+        "factors": dataclasses.asdict(roofline.CALIBRATED),
+    }

@@ -1,0 +1,151 @@
+"""A training run without a dataset: its groups, and a step compiled for the devices here."""
+
+import dataclasses
+import json
+
+import pytest
+import tiny_lm
+
+from poet.data.groups import Curriculum
+from poet.models.config import PrefixLMConfig
+from poet.plan import devices, hlo, measure, planning, report, train_step
+from poet.plan.chips import CHIPS
+from poet.plan.measure import Compiler, Result
+from poet.plan.roofline import CALIBRATED
+from poet.plan.sizes import TokenSizes
+from poet.tokenizers.text import ByteTokenizer
+from poet.train.lm import LMRun
+from poet.train.loop import LoopConfig
+from poet.train.partitioning import MeshConfig
+
+TOKENS = TokenSizes(num_visual=1024, audio_levels=(16, 16), height_px=16, width_px=16)
+TEXT = ByteTokenizer(16)
+SIZES = TOKENS.sequence_sizes(16, TEXT.num_ids)
+
+
+def run_of(**changes):
+    settings = {
+        "data_dir": "nowhere",
+        "mixture_or_task_name": "poet_demo",
+        "model": tiny_lm.TRAINED,
+        "loop": LoopConfig(model_dir="nowhere", num_steps=100),
+        "batch_tokens": 2048,
+        "text_tokenizer": TEXT,
+    }
+    return LMRun(**(settings | changes))
+
+
+def test_groups_are_those_of_training_and_their_shares_add_up():
+    groups, shares, left_out = train_step.groups_of(run_of(), SIZES, ways=4)
+    assert sum(shares.values()) == pytest.approx(1) and not left_out
+    assert shares["poet_text_to_video"] == pytest.approx(1 / 6)
+    for group in groups.values():
+        assert group.batch_size % 4 == 0
+        assert abs(group.batch_size * group.plan.length - 2048) <= 2 * group.plan.length
+
+
+def test_a_curriculum_is_averaged_over_the_run():
+    curriculum = Curriculum(num_steps=100)
+    _, shares, _ = train_step.groups_of(run_of(curriculum=curriculum), SIZES, ways=1)
+    # Images: 0.9 for a quarter of the steps, 0.1 after it.
+    assert shares["poet_text_to_image"] == pytest.approx(0.25 * 0.9 + 0.75 * 0.1)
+
+
+def test_tasks_that_do_not_fit_are_refused_or_left_out():
+    short = dataclasses.replace(TOKENS, num_frames=5).sequence_sizes(16, TEXT.num_ids)
+    with pytest.raises(ValueError, match="use a longer clip"):
+        train_step.groups_of(run_of(), short, 1)
+    run = run_of(on_unserved_task="leave_out")
+    _, shares, left_out = train_step.groups_of(run, short, 1)
+    assert list(left_out) == ["poet_future_prediction"] and len(shares) == 5
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """(result of one group on the test's four devices, its program's text, state's shapes)."""
+    run = run_of(
+        model=dataclasses.replace(tiny_lm.TRAINED, d_model=64, head_dim=32),
+        mesh=MeshConfig(fsdp=2, tensor=2),
+        mixture_or_task_name="poet_unconditional",
+    )
+    topology = devices.find("here")
+    mesh = devices.make_mesh(run.mesh, topology, devices.devices_of(topology))
+    plan = train_step.plan_training(run, SIZES, topology, mesh)
+    kept = {}
+
+    def keeping(program):
+        return dataclasses.replace(
+            program, compile=lambda: kept.setdefault(program.name, program.compile())
+        )
+
+    (part,) = plan.parts
+    part = dataclasses.replace(part, programs=tuple(map(keeping, part.programs)))
+    row = Compiler(topology).measure(part, CALIBRATED)
+    result = Result(topology=topology, facts=plan.facts, rows=(row,), replicated=plan.replicated)
+    gradients = kept["gradients/poet_unconditional"]
+    return result, hlo.parse(getattr(gradients, "func", gradients).as_text())
+
+
+def test_a_step_is_compiled_and_judged(compiled):
+    result, _ = compiled
+    (row,) = result.rows
+    # Recomputation and whole rectangles of attention: more is done than the model needs.
+    model = row.part.model_flops / result.topology.num_chips
+    assert 0.8 * model < row.costs.flops < 3 * model
+    assert row.memory.total > row.memory.resident > 0
+    assert row.prediction.calibrated_s > row.prediction.optimistic_s > 0
+    assert {"all-gather", "all-reduce"} & {one.kind for one in row.costs.collectives}
+    mean = result.average()
+    assert 0 < mean["calibrated_mfu"] < mean["optimistic_mfu"] <= 1
+
+
+def test_the_settings_stand_beside_the_numbers(compiled):
+    result, _ = compiled
+    text = report.to_markdown([result])
+    for words in ("optimizer adamw", "remat policy none", "batch tokens 2,048", "fsdp=2 tensor=2"):
+        assert words in text
+    (found,) = json.loads(report.dumps([result]))
+    assert found["settings"]["optimizer"] == "adamw" and found["fits"]
+    assert found["groups"][0]["collectives"]
+    assert report.summary([result]).splitlines()[2].startswith("| here | 4 |")
+
+
+def test_no_large_array_is_on_every_chip(compiled):
+    # Every argument of 16 KiB or more is split, the visual table over both axes.
+    _, module = compiled
+    entry = module.computations[module.entry]
+    arguments = [entry.shape_of(name) for name in entry.parameters]
+    assert max(shape.num_bytes for shape in arguments) == 4 * (1024 / 2) * (64 / 2)
+
+
+def test_groups_that_were_not_compiled_are_scaled_by_their_flops(compiled):
+    result, _ = compiled
+    (row,) = result.rows
+    other = dataclasses.replace(row.part, name="other", model_flops=2 * row.part.model_flops)
+    scaled = measure.scaled(other, [row])
+    assert scaled.costs is None and scaled.memory is None
+    assert scaled.prediction.calibrated_s == 2 * row.prediction.calibrated_s
+    both = dataclasses.replace(result, rows=(row, scaled))
+    assert both.average()["calibrated_mfu"] == pytest.approx(result.average()["calibrated_mfu"])
+    assert "other (not compiled)" in report.to_markdown([both])
+
+
+def test_a_chip_that_is_too_small_is_refused_with_what_would_fit(compiled):
+    result, _ = compiled
+    small = dataclasses.replace(CHIPS["cpu"], hbm_bytes=result.memory.total / 2)
+    topology = dataclasses.replace(result.topology, chip=small)
+    tight = dataclasses.replace(result, topology=topology)
+    assert not tight.fits
+    refused = planning.or_refusal(topology, lambda: tight)
+    assert refused.refusal.startswith("The step does not fit: it needs")
+    whole = planning.or_refusal(result.topology, lambda: result)
+    assert planning.exit_code([refused, whole]) == 1 and planning.exit_code([whole]) == 0
+
+
+def test_the_grid_has_each_setting_once_and_the_own_first():
+    run = run_of()
+    found = planning.grid(run, devices.find("here"))
+    assert found[0].remat_policy == run.model.remat_policy and len(found) == len(set(found)) == 13
+    other = train_step.with_setting(run, found[1])
+    assert other.batch_tokens == 1024 and other.model.remat_policy == "dots_no_batch"
+    assert isinstance(other.model, PrefixLMConfig)
