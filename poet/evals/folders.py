@@ -66,8 +66,8 @@ def pair(
     Raises:
       ValueError: A folder is empty or missing, or the two have no name in common.
     """
-    truth = _rows(real, split) if real is not None else {}
-    made = _rows(generated, split)
+    truth = rows_of(real, split) if real is not None else {}
+    made = rows_of(generated, split)
     if only_common:
         common = set(made) & set(truth)
         if not common:
@@ -78,6 +78,13 @@ def pair(
         made, truth = ({name: side[name] for name in common} for side in (made, truth))
     if num_clips is not None and num_clips < 1:
         raise ValueError(f"Expected at least 1 clip, got num_clips={num_clips}.")
+    return pair_rows(truth, made, num_clips)
+
+
+def pair_rows(
+    truth: Mapping[str, ManifestRow], made: Mapping[str, ManifestRow], num_clips: int | None = None
+) -> Folders:
+    """Of real and generated files by name, at most so many of each, the first by name."""
     is_paired = set(made) == set(truth)
     made_names, real_names = (sorted(side)[:num_clips] for side in (made, truth))
     if is_paired:
@@ -132,7 +139,12 @@ def _spec(row: ManifestRow) -> world.ClipSpec | None:
     )
 
 
-def _rows(folder: str | os.PathLike, split: str | None) -> dict[str, ManifestRow]:
+def rows_of(folder: str | os.PathLike, split: str | None = None) -> dict[str, ManifestRow]:
+    """Name -> row of a folder's clips (see the module), in its order.
+
+    Raises:
+      ValueError: It is empty or missing, or has none of that split.
+    """
     rows = _picture_folders(folder) or manifest.read_manifest(folder)
     kept = {
         row.clip_id.replace("/", "_"): row

@@ -290,7 +290,7 @@ def collect(work: Work) -> Measured:
 
 
 def _write(path: Path, rows: Mapping[tuple[str, Side], Rows]) -> None:
-    with temporary_sibling(path) as temporary:
+    with temporary_sibling(path, is_shared=True) as temporary:
         np.savez(temporary, **arrays_of(rows))
 
 

@@ -46,8 +46,12 @@ class Result:
     def groups(self) -> Groups:
         """Of its repeats."""
         counts = [len(self.measured.names[side]) for side in ("real", "generated")]
-        statistics = Statistics(repeats=self.facts["repeats"], seed=self.facts["seed"])
-        return resampling.groups_of(*counts, statistics)
+        statistics = Statistics(
+            repeats=self.facts["repeats"],
+            seed=self.facts["seed"],
+            is_in_order=self.facts.get("is_in_order", False),
+        )
+        return resampling.groups_of(counts[0], counts[1], statistics)
 
     def rows(self, name: str) -> tuple[Rows | None, Rows]:
         """Real rows, where it has any, and generated rows of a metric."""
@@ -119,6 +123,8 @@ def protocol_of(metric: Metric, work: Work, statistics: Statistics) -> str:
         parts[-1] += f"-real-{real.when}"
     if needs.is_seen:
         parts.append(made.size)
+        if looks_at_real and real.size != made.size:
+            parts[-1] += f"-real-{real.size}"
     if metric.depends_on_count:
         parts.append(f"N={work.folders.generated // statistics.repeats}x{statistics.repeats}")
     return "/".join(parts)
@@ -148,6 +154,7 @@ def write(
         "num_generated": work.folders.generated,
         "repeats": statistics.repeats,
         "seed": statistics.seed,
+        "is_in_order": statistics.is_in_order,
         "rows": ROWS_NAME,
         "rows_sha256": hashlib.sha256(stored.getvalue()).hexdigest(),
         "metrics": entries,
@@ -160,7 +167,7 @@ def write(
 
 
 def _write(path: Path, content: bytes) -> None:
-    with temporary_sibling(path) as temporary:
+    with temporary_sibling(path, is_shared=True) as temporary:
         temporary.write_bytes(content)
 
 

@@ -23,7 +23,7 @@ from poet.sample.engine import Engine
 from poet.sample.preview import Preview
 from poet.tokens.tasks import Task
 
-__all__ = ["Ask", "Job", "Link", "check", "run"]
+__all__ = ["Ask", "Job", "Link", "check", "run", "unanswered"]
 
 
 def run(
@@ -73,11 +73,17 @@ def run(
             done += len(batch)
             say(done)
     rows = [json.loads(outputs.row_path(job, ask).read_text()) for ask in asks]
-    if not job.file_name:
+    if job.has_table and not job.file_name:
         shown = [{k: v for k, v in row.items() if k != "ids"} for row in rows]
         text = "".join(json.dumps(row) + "\n" for row in shown)
         outputs.write_text(job.out / "samples.jsonl", text)
     return rows
+
+
+def unanswered(engine: Engine, job: Job, asks: Sequence[Ask], estimator: Any = None) -> list[Ask]:
+    """The requests whose files are not there, by whoever answers them."""
+    facts = engine.facts | _structure_fact(engine, job, asks, estimator)
+    return [ask for ask in asks if not outputs.is_answered(facts, job, ask)]
 
 
 def check(engine: Engine, job: Job, asks: Sequence[Ask]) -> None:

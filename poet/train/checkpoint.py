@@ -7,6 +7,7 @@
 A step appears under its number only when it is whole. Arrays restore onto any mesh.
 """
 
+import hashlib
 import json
 from typing import Any
 
@@ -169,6 +170,19 @@ def read_meta(model_dir: epath.PathLike, step: int | None = None) -> dict[str, A
     step = newest_step(model_dir) if step is None else step
     path = _folder(model_dir) / str(step) / "meta" / "metadata"
     return json.loads(path.read_text())
+
+
+def fingerprint(model_dir: epath.PathLike, step: int | None = None) -> str:
+    """Hex digest of the parameters of a checkpoint (default: the newest): its files, no times."""
+    step = newest_step(model_dir) if step is None else step
+    folder = _folder(model_dir) / str(step) / "params"
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
+        with path.open("rb") as stream:
+            while block := stream.read(2**24):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def shape_difference(model_dir: epath.PathLike, step: int, params: Any) -> str:
