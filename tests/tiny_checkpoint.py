@@ -14,7 +14,7 @@ from poet.data.prepare import PrepareConfig, prepare
 from poet.data.structure import ExactStructure
 from poet.shapes_world import files
 from poet.tokenizers import protocol
-from poet.tokenizers.text import ByteTokenizer
+from poet.tokenizers.text import WordTokenizer
 from poet.train import lm, loop
 from poet.train.lm_program import Evaluation
 from poet.train.optimizer import OptimizerConfig
@@ -97,7 +97,7 @@ def make(out, num_clips=8):
             data_dir=str(out / "dataset"),
             mixture_or_task_name=MIXTURE,
             model=tiny_lm.TRAINED,
-            text_tokenizer=ByteTokenizer(16),
+            text_tokenizer=WordTokenizer(16, 300),
             loop=loop.LoopConfig(model_dir=str(out / "model"), num_steps=1),
             batch_tokens=300,
             optimizer=OptimizerConfig(warmup_steps=0, learning_rate=1e-2),

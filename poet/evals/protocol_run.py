@@ -154,6 +154,8 @@ def plan(
     if is_rendered:
         estimator = structure.ExactStructure()
     jobs.check(engine, job, asks)
+    for ask in asks:
+        jobs.check_ask(engine, job, ask)
     works = tuple(
         (measure, *_work(protocol, measure, evaluation, checked, job, engine.clip))
         for measure in protocol.measures

@@ -1,4 +1,4 @@
-"""What `poet evaluate --gin_file ...` does: a checkpoint's losses, and what protocols make of it."""
+"""What `poet evaluate --gin_file ...` does: a checkpoint's losses, and protocols."""
 
 import sys
 from collections.abc import Sequence

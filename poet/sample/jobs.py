@@ -23,7 +23,7 @@ from poet.sample.engine import Engine
 from poet.sample.preview import Preview
 from poet.tokens.tasks import Task
 
-__all__ = ["Ask", "Job", "Link", "check", "run", "unanswered"]
+__all__ = ["Ask", "Job", "Link", "check", "check_ask", "run", "unanswered"]
 
 
 def run(
@@ -55,7 +55,7 @@ def run(
     readable = []
     for ask in asks:
         try:
-            _check_ask(engine, job, ask)
+            check_ask(engine, job, ask)
             readable.append(ask)
         except ValueError as error:
             if not job.records_failures:
@@ -138,7 +138,7 @@ def _check_ending(engine: Engine, job: Job, ask: Ask) -> None:
         )
 
 
-def _check_ask(engine: Engine, job: Job, ask: Ask) -> None:
+def check_ask(engine: Engine, job: Job, ask: Ask) -> None:
     """ValueError for a request that cannot be answered, by what it says; files are read later."""
     task = _task_of(engine, job, ask)
     job.sampling_of(ask, 0).check_task(task)

@@ -9,6 +9,7 @@ A step appears under its number only when it is whole. Arrays restore onto any m
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -177,8 +178,8 @@ def fingerprint(model_dir: epath.PathLike, step: int | None = None) -> str:
     step = newest_step(model_dir) if step is None else step
     folder = _folder(model_dir) / str(step) / "params"
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
+    for path in _files(folder):
+        digest.update(f"{path.relative_to(folder)}\n".encode())
         with path.open("rb") as stream:
             while block := stream.read(2**24):
                 digest.update(block)
@@ -240,6 +241,15 @@ def _steps(folder: epath.Path) -> list[int]:
     names = [child.name for child in folder.iterdir()]
     whole = [name for name in names if name.isdigit() and (folder / name / "meta").exists()]
     return sorted(int(name) for name in whole)
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    """Files below a folder in the order of their names; remote folders have no rglob."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
 
 
 def _saved_shapes(path: epath.Path) -> Any:
