@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class CheckpointEvaluation:
     checkpoint: str
     out: str
     losses: TeacherForced = TeacherForced()
-    protocols: tuple[Protocol, ...] = ()
+    protocols: Sequence[Protocol] = ()
     tokenizers: str = ""
     sampling: SamplingRequest = SamplingRequest()
     then_temperature: float | None = None

@@ -12,6 +12,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
+from etils import epath
+
 from poet.media import images, manifest, sources
 from poet.media.manifest import ManifestRow
 from poet.shapes_world import world
@@ -118,10 +120,10 @@ def _words(*rows: ManifestRow | None) -> str:
         if row.caption:
             return row.caption
     for row in known:
-        beside = row.path.with_suffix(".json")
+        beside = epath.Path(row.path.with_suffix(".json"))
         if row.part is None and beside.is_file():
             with contextlib.suppress(ValueError, AttributeError):
-                return str(json.loads(beside.read_text(encoding="utf-8")).get("prompt", ""))
+                return str(json.loads(beside.read_text()).get("prompt", ""))
     return ""
 
 

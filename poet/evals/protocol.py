@@ -7,9 +7,9 @@ A.4 and A.5; which reads as in docs/evaluation.md).
 
 import dataclasses
 import re
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
-Source = Literal["captions", "classes", "clips"]
 SOURCES = ("captions", "classes", "clips")
 
 
@@ -27,7 +27,7 @@ class Measure:
     """
 
     name: str
-    metrics: tuple[str, ...]
+    metrics: Sequence[str]
     num_generated: int = 0
     num_real: int | None = 0
     repeats: int = 1
@@ -74,9 +74,9 @@ class Protocol:
 
     name: str
     task: str
-    then: tuple[str, ...] = ()
+    then: Sequence[str] = ()
     folder: str
-    source: Source = "clips"
+    source: str = "clips"
     split: str = ""
     uses_captions: bool = True
     num_requests: int = 0
@@ -88,7 +88,7 @@ class Protocol:
     real_frames_per_second: float | None = 8.0
     real_is_central: bool = False
     real_may_repeat: bool = False
-    measures: tuple[Measure, ...]
+    measures: Sequence[Measure]
 
     def __post_init__(self):
         _check_name("Protocol", self.name)

@@ -20,7 +20,7 @@ import numpy as np
 
 from poet.evals import resampling, shapes_scores
 from poet.evals.measuring import Work
-from poet.evals.metric import Metric
+from poet.evals.metric import Metric, Side
 from poet.evals.resampling import Groups, Statistics
 from poet.evals.rows import Measured, Rows, arrays_of, rows_of
 from poet.media.write import temporary_sibling
@@ -145,7 +145,8 @@ def write(
     entries = {metric.name: _entry(metric, work, measured, statistics) for metric in work.metrics}
     stored = io.BytesIO()
     names = {f"names.{side}": np.array(each, str) for side, each in measured.names.items()}
-    np.savez(stored, **names, **arrays_of(measured.rows))
+    arrays: dict[str, Any] = {**names, **arrays_of(measured.rows)}
+    np.savez(stored, **arrays)
     facts = {
         "format": FORMAT,
         **about,
@@ -196,7 +197,10 @@ def read(path: str | Path) -> Result:
     if hashlib.sha256(content).hexdigest() != facts["rows_sha256"]:
         raise ValueError(f"{beside} holds the rows of another result than {path}; copy both again.")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        names = {side: tuple(arrays[f"names.{side}"]) for side in ("real", "generated")}
+        names: dict[Side, tuple[str, ...]] = {
+            "real": tuple(arrays["names.real"]),
+            "generated": tuple(arrays["names.generated"]),
+        }
         return Result(facts=facts, measured=Measured(names=names, rows=rows_of(arrays)))
 
 

@@ -5,7 +5,7 @@ task in a fixed order, texts kept), the compiled loss is training's too (`LMProg
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optax
@@ -36,11 +36,11 @@ class TeacherForced:
     """
 
     data_dir: str = ""
-    splits: tuple[str, ...] = ("validation",)
-    tasks: tuple[str, ...] = ()
+    splits: Sequence[str] = ("validation",)
+    tasks: Sequence[str] = ()
     num_examples: int = 1024
     batch_tokens: int = 0
-    task_modules: tuple[str, ...] = ("tasks.paper", "tasks.mixtures")
+    task_modules: Sequence[str] = ("tasks.paper", "tasks.mixtures")
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
