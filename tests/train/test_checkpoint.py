@@ -1,6 +1,7 @@
 """Checkpoints: exact, whole or absent, readable without the program that wrote them."""
 
 import gc
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,14 @@ def test_params_load_alone(tmp_path):
     save(tmp_path, 4)
     params = checkpoint.load_params(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, params, make_state(4).params)
+
+
+def test_a_fingerprint_is_that_of_the_parameters_files(tmp_path):
+    save(tmp_path / "a", 1, 2)
+    first, second = (checkpoint.fingerprint(tmp_path / "a", step) for step in (1, 2))
+    assert first != second == checkpoint.fingerprint(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    assert checkpoint.fingerprint(tmp_path / "copy") == second
 
 
 # Orbax leaves reads of a damaged step unfinished.
