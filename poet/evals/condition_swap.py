@@ -164,7 +164,8 @@ def _loss_of(config: PrefixLMConfig, plan: SequencePlan):
     @jax.jit
     def nats(params, batch):
         model = PrefixLM(config)
-        _, measures = model.apply({"params": params}, plan, batch, method="loss")
+        applied: Any = model.apply({"params": params}, plan, batch, method="loss")
+        _, measures = applied
         return sum(measures[f"nats_{name}"] * n for name, n in counts.items()) / sum(
             counts.values()
         )

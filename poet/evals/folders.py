@@ -12,6 +12,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
+from etils import epath
+
 from poet.media import images, manifest, sources
 from poet.media.manifest import ManifestRow
 from poet.shapes_world import world
@@ -66,8 +68,8 @@ def pair(
     Raises:
       ValueError: A folder is empty or missing, or the two have no name in common.
     """
-    truth = _rows(real, split) if real is not None else {}
-    made = _rows(generated, split)
+    truth = rows_of(real, split) if real is not None else {}
+    made = rows_of(generated, split)
     if only_common:
         common = set(made) & set(truth)
         if not common:
@@ -78,6 +80,13 @@ def pair(
         made, truth = ({name: side[name] for name in common} for side in (made, truth))
     if num_clips is not None and num_clips < 1:
         raise ValueError(f"Expected at least 1 clip, got num_clips={num_clips}.")
+    return pair_rows(truth, made, num_clips)
+
+
+def pair_rows(
+    truth: Mapping[str, ManifestRow], made: Mapping[str, ManifestRow], num_clips: int | None = None
+) -> Folders:
+    """Of real and generated files by name, at most so many of each, the first by name."""
     is_paired = set(made) == set(truth)
     made_names, real_names = (sorted(side)[:num_clips] for side in (made, truth))
     if is_paired:
@@ -111,10 +120,10 @@ def _words(*rows: ManifestRow | None) -> str:
         if row.caption:
             return row.caption
     for row in known:
-        beside = row.path.with_suffix(".json")
+        beside = epath.Path(row.path.with_suffix(".json"))
         if row.part is None and beside.is_file():
             with contextlib.suppress(ValueError, AttributeError):
-                return str(json.loads(beside.read_text(encoding="utf-8")).get("prompt", ""))
+                return str(json.loads(beside.read_text()).get("prompt", ""))
     return ""
 
 
@@ -132,7 +141,12 @@ def _spec(row: ManifestRow) -> world.ClipSpec | None:
     )
 
 
-def _rows(folder: str | os.PathLike, split: str | None) -> dict[str, ManifestRow]:
+def rows_of(folder: str | os.PathLike, split: str | None = None) -> dict[str, ManifestRow]:
+    """Name -> row of a folder's clips (see the module), in its order.
+
+    Raises:
+      ValueError: It is empty or missing, or has none of that split.
+    """
     rows = _picture_folders(folder) or manifest.read_manifest(folder)
     kept = {
         row.clip_id.replace("/", "_"): row

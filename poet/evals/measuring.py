@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -290,8 +291,9 @@ def collect(work: Work) -> Measured:
 
 
 def _write(path: Path, rows: Mapping[tuple[str, Side], Rows]) -> None:
-    with temporary_sibling(path) as temporary:
-        np.savez(temporary, **arrays_of(rows))
+    with temporary_sibling(path, is_shared=True) as temporary:
+        arrays: dict[str, Any] = arrays_of(rows)
+        np.savez(temporary, **arrays)
 
 
 def _read(path: Path) -> dict[tuple[str, Side], Rows]:

@@ -43,6 +43,12 @@ class Clip:
     caption: str = ""
     spec: world.ClipSpec | None = None
 
+    @property
+    def law(self) -> world.ClipSpec:
+        """Its law, for sources that need one."""
+        assert self.spec is not None
+        return self.spec
+
     @functools.cached_property
     def flow_forth(self) -> Float[np.ndarray, "pairs Y X 2"]:
         """Where each pixel of a frame goes to in the next, in pixels."""
@@ -80,6 +86,12 @@ class Case:
 
     clip: Clip
     real: Clip | None = None
+
+    @property
+    def truth(self) -> Clip:
+        """The real clip, for sources that need one."""
+        assert self.real is not None
+        return self.real
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ def metrics(weights: Mapping[str, Path], wanted: Collection[str], batch_size: in
             raise ValueError(
                 f"{mine[0]} needs the weights of {network.kind}, and none were given: get one of"
                 f" {files}, convert it with tools/convert_metric_weights.py, and pass"
-                f" --weights {network.kind}=FILE."
+                f" --weights {network.kind}=FILE (in gin, WEIGHTS={{'{network.kind}': 'FILE'}})."
             )
         if mine:
             found += network.build(weights[network.kind], mine, batch_size)

@@ -51,15 +51,15 @@ def _source(name, score, needs) -> Source:
 
 
 def _psnr(case: Case) -> tuple[float, float]:
-    return float(pictures.psnr_db(_unit(case.real), _unit(case.clip)).mean()), 1.0
+    return float(pictures.psnr_db(_unit(case.truth), _unit(case.clip)).mean()), 1.0
 
 
 def _ssim(case: Case) -> tuple[float, float]:
-    return float(pictures.ssim(_unit(case.real), _unit(case.clip)).mean()), 1.0
+    return float(pictures.ssim(_unit(case.truth), _unit(case.clip)).mean()), 1.0
 
 
 def _warp_error(case: Case) -> tuple[float, float]:
-    real = case.real
+    real = case.truth
     is_visible = motion.visible_pixels(real.flow_back, real.flow_forth)
     if not is_visible.any():
         # A real clip that is another picture in each frame says nothing about the generated one.
@@ -68,7 +68,7 @@ def _warp_error(case: Case) -> tuple[float, float]:
 
 
 def _flow_error(case: Case) -> tuple[float, float]:
-    gaps = motion.end_point_error_px(case.clip.flow_forth, case.real.flow_forth)
+    gaps = motion.end_point_error_px(case.clip.flow_forth, case.truth.flow_forth)
     return float(gaps.mean()), 1.0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from poet.evals import resizing
 from poet.evals.folders import Item, pictures_of
 from poet.evals.metric import Clip
 from poet.media import images, sources, video
@@ -33,6 +34,8 @@ class Reading:
       height_px, width_px: Of every clip.
       frames_per_second: None keeps each file's own.
       is_central: Frames from the middle of the file instead of the first ones.
+      via_px: Side at which the files are read first, then enlarged bicubically (or shrunk): papers
+        score clips of 128 px at 256. 0 reads them at their size.
     """
 
     num_frames: int
@@ -40,6 +43,7 @@ class Reading:
     width_px: int
     frames_per_second: float | None = 8.0
     is_central: bool = False
+    via_px: int = 0
 
     def __post_init__(self):
         rate = self.frames_per_second
@@ -48,6 +52,11 @@ class Reading:
             raise ValueError(
                 "Expected at least 1 frame of at least 1 x 1 pixel and a rate above 0, got"
                 f" {self.num_frames} frames of {self.height_px} x {self.width_px}, {rate} a second."
+            )
+        if self.via_px < 0 or (self.via_px and self.height_px != self.width_px):
+            raise ValueError(
+                f"via_px={self.via_px} is the side of a square of 1 pixel or more; leave it out for"
+                f" clips of {self.height_px} x {self.width_px}."
             )
 
     @property
@@ -59,7 +68,15 @@ class Reading:
     @property
     def size(self) -> str:
         """The size, as a protocol says it."""
-        return f"{self.height_px}x{self.width_px}-cover-crop"
+        size = f"{self.height_px}x{self.width_px}"
+        if self.via_px:
+            return f"{self.via_px}x{self.via_px}-cover-crop-to-{size}-bicubic"
+        return f"{size}-cover-crop"
+
+    @property
+    def read_size(self) -> tuple[int, int]:
+        """(height, width) at which files are read."""
+        return (self.via_px or self.height_px, self.via_px or self.width_px)
 
 
 def size_px(row: ManifestRow) -> tuple[int, int]:
@@ -100,11 +117,17 @@ def read_clip(
             rate, start_s = reading.frames_per_second or 1.0, 0.0
         else:
             rate, start_s = _place(path, row, reading)
-            size = (reading.height_px, reading.width_px)
             frames = video.read_video(
-                path, rate, *size, start_s=start_s + _ROUNDING_S, num_frames=reading.num_frames
+                path,
+                rate,
+                *reading.read_size,
+                start_s=start_s + _ROUNDING_S,
+                num_frames=reading.num_frames,
             )
         _check_length(row, len(frames), rate, start_s, reading)
+        if reading.via_px:
+            size = (reading.height_px, reading.width_px)
+            frames = resizing.to_uint8(resizing.squash(frames, *size, method="bicubic"))
         sounds = {}
         if sample_rates_hz and not has_sound(row):
             raise MediaError(
@@ -120,9 +143,7 @@ def read_clip(
 def _still_frames(pictures: Sequence[Path], reading: Reading) -> UInt8[np.ndarray, "T Y X 3"]:
     first = max(0, len(pictures) - reading.num_frames) // 2 if reading.is_central else 0
     chosen = pictures[first : first + reading.num_frames]
-    return np.stack(
-        [images.read_image(path, reading.height_px, reading.width_px) for path in chosen]
-    )
+    return np.stack([images.read_image(path, *reading.read_size) for path in chosen])
 
 
 def _place(path: Path, row: ManifestRow, reading: Reading) -> tuple[float, float]:

@@ -28,10 +28,13 @@ class Statistics:
     Attributes:
       repeats: Groups of generated clips.
       seed: Of the groups and of the resampling.
+      is_in_order: Whether the groups are equal parts of the clips by name, one after the other;
+        else they are drawn.
     """
 
     repeats: int = 1
     seed: int = 0
+    is_in_order: bool = False
 
     def __post_init__(self):
         if self.repeats < 1 or self.seed < 0:
@@ -67,7 +70,7 @@ def check_counts(
 
 
 def groups_of(num_real: int, num_generated: int, statistics: Statistics) -> Groups:
-    """Places of the clips of each repeat: all in order, or equal parts of a random order.
+    """Places of the clips of each repeat: all in order, or equal parts, mostly of a random order.
 
     Real clips are cut alike if there are as many, so that pairs stay together; else each group has
     all of them.
@@ -75,7 +78,9 @@ def groups_of(num_real: int, num_generated: int, statistics: Statistics) -> Grou
     repeats, size = statistics.repeats, num_generated // statistics.repeats
     if repeats == 1:
         return [(np.arange(num_real), np.arange(num_generated))]
-    order = _draws(statistics.seed, 0).permutation(num_generated)
+    order = np.arange(num_generated)
+    if not statistics.is_in_order:
+        order = _draws(statistics.seed, 0).permutation(num_generated)
     parts = [order[at * size : (at + 1) * size] for at in range(repeats)]
     every = np.arange(num_real)
     return [(part if num_real == num_generated else every, part) for part in parts]

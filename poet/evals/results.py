@@ -20,7 +20,7 @@ import numpy as np
 
 from poet.evals import resampling, shapes_scores
 from poet.evals.measuring import Work
-from poet.evals.metric import Metric
+from poet.evals.metric import Metric, Side
 from poet.evals.resampling import Groups, Statistics
 from poet.evals.rows import Measured, Rows, arrays_of, rows_of
 from poet.media.write import temporary_sibling
@@ -46,8 +46,12 @@ class Result:
     def groups(self) -> Groups:
         """Of its repeats."""
         counts = [len(self.measured.names[side]) for side in ("real", "generated")]
-        statistics = Statistics(repeats=self.facts["repeats"], seed=self.facts["seed"])
-        return resampling.groups_of(*counts, statistics)
+        statistics = Statistics(
+            repeats=self.facts["repeats"],
+            seed=self.facts["seed"],
+            is_in_order=self.facts.get("is_in_order", False),
+        )
+        return resampling.groups_of(counts[0], counts[1], statistics)
 
     def rows(self, name: str) -> tuple[Rows | None, Rows]:
         """Real rows, where it has any, and generated rows of a metric."""
@@ -119,6 +123,8 @@ def protocol_of(metric: Metric, work: Work, statistics: Statistics) -> str:
         parts[-1] += f"-real-{real.when}"
     if needs.is_seen:
         parts.append(made.size)
+        if looks_at_real and real.size != made.size:
+            parts[-1] += f"-real-{real.size}"
     if metric.depends_on_count:
         parts.append(f"N={work.folders.generated // statistics.repeats}x{statistics.repeats}")
     return "/".join(parts)
@@ -139,7 +145,8 @@ def write(
     entries = {metric.name: _entry(metric, work, measured, statistics) for metric in work.metrics}
     stored = io.BytesIO()
     names = {f"names.{side}": np.array(each, str) for side, each in measured.names.items()}
-    np.savez(stored, **names, **arrays_of(measured.rows))
+    arrays: dict[str, Any] = {**names, **arrays_of(measured.rows)}
+    np.savez(stored, **arrays)
     facts = {
         "format": FORMAT,
         **about,
@@ -148,6 +155,7 @@ def write(
         "num_generated": work.folders.generated,
         "repeats": statistics.repeats,
         "seed": statistics.seed,
+        "is_in_order": statistics.is_in_order,
         "rows": ROWS_NAME,
         "rows_sha256": hashlib.sha256(stored.getvalue()).hexdigest(),
         "metrics": entries,
@@ -160,7 +168,7 @@ def write(
 
 
 def _write(path: Path, content: bytes) -> None:
-    with temporary_sibling(path) as temporary:
+    with temporary_sibling(path, is_shared=True) as temporary:
         temporary.write_bytes(content)
 
 
@@ -189,7 +197,10 @@ def read(path: str | Path) -> Result:
     if hashlib.sha256(content).hexdigest() != facts["rows_sha256"]:
         raise ValueError(f"{beside} holds the rows of another result than {path}; copy both again.")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        names = {side: tuple(arrays[f"names.{side}"]) for side in ("real", "generated")}
+        names: dict[Side, tuple[str, ...]] = {
+            "real": tuple(arrays["names.real"]),
+            "generated": tuple(arrays["names.generated"]),
+        }
         return Result(facts=facts, measured=Measured(names=names, rows=rows_of(arrays)))
 
 

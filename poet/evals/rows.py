@@ -28,8 +28,9 @@ class Rows:
         """The rows of these clips, in their order; a clip may come twice."""
         if (self.counts == 1).all():
             return self.values[clips]
-        starts = np.cumsum(self.counts) - self.counts
-        chosen = [np.arange(starts[clip], starts[clip] + self.counts[clip]) for clip in clips]
+        ends = np.cumsum(self.counts)
+        starts = ends - self.counts
+        chosen = [np.arange(int(starts[clip]), int(ends[clip])) for clip in clips]
         return self.values[np.concatenate(chosen).astype(int)]
 
 

@@ -27,7 +27,7 @@ def _scores(runs: Mapping[str, Scores]) -> list[str]:
         cells = [_number(values[base].get(key))]
         for name in others:
             now, before = values[name].get(key), values[base].get(key)
-            change = "" if None in (now, before) else f"{now - before:+.3f}"
+            change = "" if now is None or before is None else f"{now - before:+.3f}"
             cells += [_number(now), change]
         lines.append(_line([*key, *cells]))
     return lines

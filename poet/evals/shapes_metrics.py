@@ -93,7 +93,7 @@ def _source(name, score, needs) -> Source:
 
 def _answered(answer: _Answer) -> Callable[[Case], tuple[float, float]]:
     def score(case: Case) -> tuple[float, float]:
-        is_right, counts = answer(case.clip.spec, case.clip.finding)
+        is_right, counts = answer(case.clip.law, case.clip.finding)
         return float(is_right and counts), float(counts)
 
     return score
@@ -112,7 +112,7 @@ def _halves(frames, half: int):
 
 
 def _continues(case: Case) -> tuple[float, float]:
-    found = checker.continuation_in_bounds(case.clip.finding, case.clip.spec, FROM_FRAME)
+    found = checker.continuation_in_bounds(case.clip.finding, case.clip.law, FROM_FRAME)
     return float(found), 1.0
 
 
@@ -127,7 +127,7 @@ def _drift(case: Case) -> tuple[float, float]:
     A clip counts if its first and its last quarter show one shape in some frame.
     """
     centres = case.clip.finding.centres
-    law = np.stack(world.centre_at(case.clip.spec, world.frame_times_s(len(centres))), axis=1)
+    law = np.stack(world.centre_at(case.clip.law, world.frame_times_s(len(centres))), axis=1)
     distance = np.linalg.norm(centres - law, axis=1)
     quarter = max(1, len(centres) // 4)
     parts = [part[np.isfinite(part)] for part in (distance[:quarter], distance[-quarter:])]

@@ -70,7 +70,7 @@ def measure(
     scores |= _score_reconstructions(evaluation, specs)
     shuffled, rows = {}, []
     if evaluation.samples is not None:
-        generated, shuffled, rows = _score_samples(evaluation, say)
+        generated, shuffled, rows = _score_samples(evaluation.clips, evaluation.samples, say)
         scores |= generated
     return Measured(
         scores=scores, chance=shapes_scores.chance_levels(), shuffled=shuffled, findings=rows
@@ -128,16 +128,13 @@ def _score_reconstructions(
 
 
 def _score_samples(
-    evaluation: ShapesEvaluation, say: Callable[[str], None]
+    clips: Path, made: Path, say: Callable[[str], None]
 ) -> tuple[dict[str, dict], dict[str, float], list[dict]]:
     """Scores of generated files against the clips they were asked after."""
-    specs = {
-        spec.clip_id: spec
-        for spec in files.read_specs(evaluation.clips / files.MANIFEST_NAME).values()
-    }
+    specs = {spec.clip_id: spec for spec in files.read_specs(clips / files.MANIFEST_NAME).values()}
     scores, shuffled, rows = {}, {}, []
     for task in ("text_to_video", "image_to_video", "future_prediction"):
-        folder = evaluation.samples / task
+        folder = made / task
         if not (folder / "samples.jsonl").exists():
             continue
         samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]

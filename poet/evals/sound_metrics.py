@@ -82,5 +82,6 @@ def _align(form) -> Callable[[Case], tuple[float, float]]:
 
 
 def _onset_counts(case: Case) -> tuple[float, float]:
-    found = onsets.onset_agreement(case.clip.onsets_s, case.real.onsets_s, tolerance_s=TOLERANCE_S)
+    heard, real = case.clip.onsets_s, case.truth.onsets_s
+    found = onsets.onset_agreement(heard, real, tolerance_s=TOLERANCE_S)
     return 2.0 * found.num_matched, float(found.num_found + found.num_expected)

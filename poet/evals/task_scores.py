@@ -121,7 +121,7 @@ def _near(is_counted: Callable[[np.ndarray], np.ndarray]) -> Callable[[Answer], 
 
 
 def _in_middle(centres: np.ndarray) -> np.ndarray:
-    return ((centres >= 0.25) & (centres < 0.75)).all(axis=-1)
+    return np.all((centres >= 0.25) & (centres < 0.75), axis=-1)
 
 
 def _in_middle_for_a_while(centres: np.ndarray) -> np.ndarray:

@@ -201,7 +201,7 @@ def _media(plan: SequencePlan, example: Example, visual: Any, audio: Any) -> str
                 frames = np.asarray(visual.decode(codes[None, :stop]))[0]
                 frames = frames[plan.clip.frames_of(first) :]
                 found.append(f"<figure>{_picture(frames)}<figcaption>{words}</figcaption></figure>")
-            elif slot.kind == "audio" and audio is not None:
+            elif slot.kind == "audio" and audio is not None and plan.sound is not None:
                 sound = np.asarray(audio.decode(codes[None, :, :stop]))[0]
                 sound = sound[first * plan.sound.samples_per_frame :]
                 found.append(

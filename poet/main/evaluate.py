@@ -1,13 +1,16 @@
-"""Measures clips: two folders by any metrics, or a demo's clips by the exact checker.
+"""Measures a checkpoint, two folders of clips, or a demo's clips by the exact checker.
 
 poet evaluate --real clips --generated made --metrics psnr,ssim,av_align --out out/scores
 poet evaluate --real clips --generated made --metrics fvd,kvd --weights i3d=i3d.safetensors
 poet evaluate --real clips --generated made --shard 0/4     (and 1/4, 2/4, 3/4, beside it)
 poet evaluate --compare out/before/result.json out/after/result.json
+poet evaluate --gin_file gin/runs/evaluate.gin --gin.CHECKPOINT=out/model
+poet evaluate --gin_file gin/protocols/shapes_world.gin --gin.CHECKPOINT=out/model ...
 poet evaluate --clips out/demo/clips --tokenizers out/demo/tokenizers --samples out/demo/samples
 
-docs/evaluation.md says what the metrics are and need. Without --real, --generated and --compare the
-checker measures the demo's clips, tokenizers and samples.
+docs/evaluation.md says what the metrics are and need. With --gin_file only --shard and --merge go
+besides. Without it and --real, --generated and --compare the checker measures the demo's clips,
+tokenizers and samples.
 """
 
 import argparse
@@ -15,7 +18,7 @@ import json
 import sys
 from pathlib import Path
 
-from poet.main import commands, evaluate_folders
+from poet.main import commands, evaluate_checkpoint, evaluate_folders
 
 _DEMO = Path("out/demo")
 _NUM_DEMO_CLIPS = 256
@@ -58,7 +61,14 @@ def _flags(argv: list[str]):
 
 
 def _run(argv: list[str]) -> int:
-    flags = _flags(argv)
+    files, bindings, rest = commands.split_gin(argv)
+    if files:
+        return evaluate_checkpoint.run(files, bindings, rest)
+    if bindings:
+        raise commands.UserError(
+            "Bindings need a --gin_file, such as gin/runs/evaluate.gin or one of gin/protocols."
+        )
+    flags = _flags(rest)
     if flags.compare:
         return evaluate_folders.compare(flags)
     if flags.num_clips is not None and flags.num_clips < 1:

@@ -12,12 +12,32 @@ _NATIVE = "native"
 
 def compare(flags: Any) -> int:
     """Prints which differences between two results matter."""
+    from poet.evals import checkpoint_report
+
+    first, second = (Path(path) for path in flags.compare)
+    measures = [checkpoint_report.measures(path) for path in (first, second)]
+    if not all(measures):
+        return _compare(flags, first, second)
+    shared = [name for name in measures[0] if name in measures[1]]
+    if not shared:
+        raise commands.UserError(
+            f"{first} and {second} share no measure of a protocol: one has"
+            f" {', '.join(measures[0])}, the other {', '.join(measures[1])}."
+        )
+    for name in shared:
+        print(f"## {name}\n")
+        _compare(flags, measures[0][name], measures[1][name])
+        print()
+    return 0
+
+
+def _compare(flags: Any, one: Path, other: Path) -> int:
     from poet.evals import comparing, results
 
-    first, second = (results.read(path) for path in flags.compare)
+    first, second = results.read(one), results.read(other)
     names = flags.metrics.split(",") if flags.metrics else None
     found = comparing.compare(first, second, names=names, seed=flags.seed)
-    print(f"first: {flags.compare[0]}\nsecond: {flags.compare[1]}\n")
+    print(f"first: {one}\nsecond: {other}\n")
     print(comparing.table(found), end="")
     if found and not found[0].is_paired:
         print("\nThe clips have other names, or other groups: each result drew its own.")
@@ -29,7 +49,7 @@ def run(flags: Any) -> int:
     from poet.evals import measuring, resampling, results
     from poet.train.progress import Progress
 
-    shard, num_shards = _shard(flags.shard)
+    shard, num_shards = shard_of(flags.shard)
     commands.check_writable(flags.out)
     work = _work(flags)
     statistics = resampling.Statistics(repeats=flags.repeats, seed=flags.seed)
@@ -47,7 +67,7 @@ def run(flags: Any) -> int:
     about = {"real": flags.real or "", "generated": flags.generated}
     facts = results.write(Path(flags.out), work, measured, statistics, about)
     print(results.table({"": facts}), end="")
-    for note in _notes(facts):
+    for note in notes(facts):
         print(note, file=sys.stderr)
     print(f"\n{Path(flags.out) / results.RESULT_NAME}")
     return 0
@@ -102,7 +122,8 @@ def _possible(chosen: list, found: Any, num_frames: int) -> list:
     return kept
 
 
-def _shard(text: str) -> tuple[int, int]:
+def shard_of(text: str) -> tuple[int, int]:
+    """(I, N) of I/N."""
     index, _, count = text.partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise commands.UserError(f"--shard expects I/N with I below N, such as 0/4, got {text!r}.")
@@ -146,7 +167,7 @@ def _rate(flag: str, text: str) -> float | None:
         ) from error
 
 
-def _notes(facts: dict) -> list[str]:
+def notes(facts: dict) -> list[str]:
     """What is known of the weights, once for each file."""
     notes = (entry.get("weights_note") for entry in facts["metrics"].values())
     return list(dict.fromkeys(note for note in notes if note))

@@ -8,6 +8,7 @@ Axes: T frames, Y rows, X columns, C channels, S samples.
 
 import contextlib
 import os
+import uuid
 import wave
 from collections.abc import Iterator
 from fractions import Fraction
@@ -41,15 +42,17 @@ _LIMITED_RANGE = 1
 
 
 @contextlib.contextmanager
-def temporary_sibling(path: str | os.PathLike) -> Iterator[Path]:
+def temporary_sibling(path: str | os.PathLike, is_shared: bool = False) -> Iterator[Path]:
     """A temporary path in the folder of `path`, renamed to it on success and deleted on failure.
 
     The suffix is kept, because encoders choose the container by it. The name is always the same, so
-    that what a killed process left is overwritten by the next one.
+    that what a killed process left is overwritten by the next one; `is_shared` is for files that
+    several hosts may write at once, and gives each a name of its own.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.stem}.partial{final.suffix}")
+    own = f"-{uuid.uuid4().hex[:8]}" if is_shared else ""
+    temporary = final.with_name(f".{final.stem}.partial{own}{final.suffix}")
     try:
         yield temporary
         os.replace(temporary, final)

@@ -111,6 +111,7 @@ class Job:
       overwrite: Whether files that other requests made are replaced; else they are an error.
       records_failures: Whether a request whose files cannot be read is noted in its row, and the
         others are answered; else the first one ends the job.
+      has_table: Whether samples.jsonl is written at the end; not for hosts that share a folder.
       batch_size: At most so many requests are decoded together; batches are of one size, the last
         one padded to it.
     """
@@ -127,6 +128,7 @@ class Job:
     has_preview: bool = False
     overwrite: bool = False
     records_failures: bool = False
+    has_table: bool = True
     batch_size: int = 32
 
     def __post_init__(self) -> None:

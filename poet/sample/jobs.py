@@ -23,7 +23,7 @@ from poet.sample.engine import Engine
 from poet.sample.preview import Preview
 from poet.tokens.tasks import Task
 
-__all__ = ["Ask", "Job", "Link", "check", "run"]
+__all__ = ["Ask", "Job", "Link", "check", "check_ask", "run", "unanswered"]
 
 
 def run(
@@ -55,7 +55,7 @@ def run(
     readable = []
     for ask in asks:
         try:
-            _check_ask(engine, job, ask)
+            check_ask(engine, job, ask)
             readable.append(ask)
         except ValueError as error:
             if not job.records_failures:
@@ -73,11 +73,17 @@ def run(
             done += len(batch)
             say(done)
     rows = [json.loads(outputs.row_path(job, ask).read_text()) for ask in asks]
-    if not job.file_name:
+    if job.has_table and not job.file_name:
         shown = [{k: v for k, v in row.items() if k != "ids"} for row in rows]
         text = "".join(json.dumps(row) + "\n" for row in shown)
         outputs.write_text(job.out / "samples.jsonl", text)
     return rows
+
+
+def unanswered(engine: Engine, job: Job, asks: Sequence[Ask], estimator: Any = None) -> list[Ask]:
+    """The requests whose files are not there, by whoever answers them."""
+    facts = engine.facts | _structure_fact(engine, job, asks, estimator)
+    return [ask for ask in asks if not outputs.is_answered(facts, job, ask)]
 
 
 def check(engine: Engine, job: Job, asks: Sequence[Ask]) -> None:
@@ -132,7 +138,7 @@ def _check_ending(engine: Engine, job: Job, ask: Ask) -> None:
         )
 
 
-def _check_ask(engine: Engine, job: Job, ask: Ask) -> None:
+def check_ask(engine: Engine, job: Job, ask: Ask) -> None:
     """ValueError for a request that cannot be answered, by what it says; files are read later."""
     task = _task_of(engine, job, ask)
     job.sampling_of(ask, 0).check_task(task)

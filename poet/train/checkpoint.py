@@ -8,7 +8,9 @@
 A step appears under its number only when it is whole. Arrays restore onto any mesh.
 """
 
+import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -175,6 +177,19 @@ def read_meta(model_dir: epath.PathLike, step: int | None = None) -> dict[str, A
     return json.loads(path.read_text())
 
 
+def fingerprint(model_dir: epath.PathLike, step: int | None = None) -> str:
+    """Hex digest of the parameters of a checkpoint (default: the newest): its files, no times."""
+    step = newest_step(model_dir) if step is None else step
+    folder = _folder(model_dir) / str(step) / "params"
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        digest.update(f"{path.relative_to(folder)}\n".encode())
+        with path.open("rb") as stream:
+            while block := stream.read(2**24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def shape_difference(model_dir: epath.PathLike, step: int, params: Any) -> str:
     """The first parameter of a checkpoint that differs in shape, in words; "" if none does."""
     path = _folder(model_dir) / str(step) / "params"
@@ -248,6 +263,15 @@ def _steps(folder: epath.Path) -> list[int]:
     names = [child.name for child in folder.iterdir()]
     whole = [name for name in names if name.isdigit() and (folder / name / "meta").exists()]
     return sorted(int(name) for name in whole)
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    """Files below a folder in the order of their names; remote folders have no rglob."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
 
 
 def _saved_shapes(path: epath.Path) -> Any:

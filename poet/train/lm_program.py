@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -263,10 +263,10 @@ class HeldOut:
         for split in self._config.splits:
             totals = np.zeros(2)
             for task in self._tasks():
-                nats, tokens = self._task_loss(params, task, split)
-                if tokens:
-                    found[f"{name}/{split}/{task}"] = nats / tokens
-                totals += nats, tokens
+                means = self._measure(params, task, split)
+                if means:
+                    found[f"{name}/{split}/{task}"] = means["loss_nats"]
+                    totals += means["loss_nats"] * means["num_tokens"], means["num_tokens"]
             if totals[1]:
                 found[f"{name}/{split}"] = totals[0] / totals[1]
         return found
@@ -274,16 +274,37 @@ class HeldOut:
     def _tasks(self) -> list[str]:
         return [name for group in self._batches.groups.values() for name in group.task_names]
 
-    def _task_loss(self, params: Any, task: str, split: str) -> tuple[float, float]:
+    def _measure(self, params: Any, task: str, split: str) -> dict[str, float]:
         key = (task, split)
         if key not in self._cache:
             made = self._batches.eval_batches(task, split, self._config.num_examples)
             self._cache[key] = [
                 (group, partitioning.shard_batch(batch, self._mesh)) for group, batch in made
             ]
-        measured = [self._compiled(group)(params, batch) for group, batch in self._cache[key]]
-        rows = [jax.device_get((m["loss_nats"], m["num_tokens"])) for m in measured]
-        return sum(float(a) * float(b) for a, b in rows), sum(float(b) for _, b in rows)
+        return token_means(
+            [self._compiled(group)(params, batch) for group, batch in self._cache[key]]
+        )
+
+
+def token_means(measured: Sequence[Measures]) -> dict[str, float]:
+    """Measures of several batches of one task as those of one: means over their weighted tokens.
+
+    Args:
+      measured: What `LMPrograms.compile_loss` gives for each batch.
+
+    Returns:
+      Their names, "num_tokens" being the sum; {} where no token has a weight.
+    """
+    rows: Sequence[Mapping[str, Any]] = [jax.device_get(measures) for measures in measured]
+    weights = [float(row["num_tokens"]) for row in rows]
+    if not sum(weights):
+        return {}
+    means = {
+        name: sum(float(row[name]) * weight for row, weight in zip(rows, weights, strict=True))
+        / sum(weights)
+        for name in rows[0]
+    }
+    return means | {"num_tokens": sum(weights)}
 
 
 def lm_program(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from poet.evals import folders, reading
+from poet.evals import folders, reading, resizing
 from poet.media import images, write
 
 
@@ -80,3 +80,16 @@ def test_files_that_do_not_serve_are_refused(tmp_path):
         reading.read_clip(item, item.generated, how, (16_000,))
     with pytest.raises(ValueError, match="at least 1 frame .* got 0 frames of 16 x 16, 8.0 a sec"):
         reading.Reading(num_frames=0, height_px=16, width_px=16)
+
+
+def test_clips_are_read_at_the_models_side_and_enlarged_bicubically(tmp_path):
+    """An answer of 8 px, enlarged by whole pixels to 16: read as 8, then made 32."""
+    small = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    pictures(tmp_path / "a", small.repeat(2, 1).repeat(2, 2))
+    more = {"num_frames": 2, "height_px": 32, "width_px": 32, "via_px": 8}
+    want = resizing.to_uint8(resizing.squash(small, 32, 32, method="bicubic"))
+    np.testing.assert_array_equal(read(one(tmp_path), **more).frames, want)
+    how = reading.Reading(**more)
+    assert how.size == "8x8-cover-crop-to-32x32-bicubic"
+    with pytest.raises(ValueError, match="via_px=8 is the side of a square"):
+        reading.Reading(**more | {"width_px": 16})

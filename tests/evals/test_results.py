@@ -83,6 +83,13 @@ def test_clips_of_several_rows_are_drawn_whole():
     assert rows.take(np.array([2, 0, 1, 2])).ravel().tolist() == [3, 1, 2, 3]
 
 
+def test_groups_in_order_are_equal_parts_of_the_names():
+    statistics = resampling.Statistics(repeats=2, is_in_order=True)
+    groups = resampling.groups_of(3, 6, statistics)
+    assert [part.tolist() for _, part in groups] == [[0, 1, 2], [3, 4, 5]]
+    assert [real.tolist() for real, _ in groups] == [[0, 1, 2]] * 2
+
+
 def test_pairs_are_drawn_together():
     groups = resampling.groups_of(6, 6, resampling.Statistics(repeats=2, seed=3))
     assert sorted(np.concatenate([made for _, made in groups])) == list(range(6))

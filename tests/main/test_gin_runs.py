@@ -17,7 +17,24 @@ def clean_gin():
     gin.clear_config()
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (GIN / "runs").glob("*.gin")))
+RUNS = sorted(path for path in (GIN / "runs").glob("*.gin") if path.stem != "evaluate")
+PROTOCOLS = sorted((GIN / "protocols").glob("*.gin"))
+
+
+@pytest.mark.parametrize("path", PROTOCOLS, ids=lambda path: path.stem)
+def test_protocols(path):
+    """Nothing of a protocol goes unread, and its head says what a person brings."""
+    from poet.evals.checkpoint_evaluation import CheckpointEvaluation
+
+    bound = [f"{name} = 'x'" for name in ("CHECKPOINT", "TOKENIZERS", "CLIPS")]
+    commands.read_gin([f"gin/protocols/{path.name}"], bound)
+    found = commands.call_configured(CheckpointEvaluation)
+    assert all(protocol.folder == "x" for protocol in found.protocols)
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert "# Bring:" in head and any("poet evaluate --gin_file" in line for line in head)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in RUNS])
 def test_runs(name, tmp_path):
     from poet.train import lm
 
@@ -71,7 +88,7 @@ def test_size_of_the_published_audio_tokenizer():
     assert set(state.extra["game"]["params"]) == {"stft", "wave_0", "wave_1", "wave_2"}
 
 
-@pytest.mark.parametrize("path", sorted((GIN / "runs").glob("*.gin")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_runs_begin_with_what_they_cost(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any("poet train --gin_file" in line for line in head)

@@ -90,6 +90,15 @@ def test_an_answer_is_kept_and_others_are_not_replaced(tmp_path):
     assert rows[0]["prompt"] == "a circle"
 
 
+def test_hosts_that_share_a_folder_see_what_is_missing(tmp_path):
+    engine, job = CountingEngine(), job_of(tmp_path, has_table=False)
+    asks = [jobs.Ask(name=name, prompt="a square", number=n) for n, name in enumerate("ab")]
+    assert jobs.unanswered(engine, job, asks) == asks
+    jobs.run(engine, job, asks[:1])
+    assert jobs.unanswered(engine, job, asks) == asks[1:]
+    assert not (tmp_path / "samples.jsonl").exists()
+
+
 def test_a_batch_goes_on_past_a_file_that_cannot_be_read(tmp_path):
     """Its row says why, it is tried again, and the row of another job is not needed for that."""
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"

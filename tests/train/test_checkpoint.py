@@ -1,6 +1,7 @@
 """Checkpoints: exact, whole or absent, readable without the program that wrote them."""
 
 import gc
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +81,14 @@ def test_an_average_begins_where_a_checkpoint_has_none(tmp_path):
     jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)(read)
     with pytest.raises(ValueError, match="Step 2 of .* has no averaged weights; train with an Up"):
         checkpoint.load_params(tmp_path, averaged=True)
+
+
+def test_a_fingerprint_is_that_of_the_parameters_files(tmp_path):
+    save(tmp_path / "a", 1, 2)
+    first, second = (checkpoint.fingerprint(tmp_path / "a", step) for step in (1, 2))
+    assert first != second == checkpoint.fingerprint(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    assert checkpoint.fingerprint(tmp_path / "copy") == second
 
 
 # Orbax leaves reads of a damaged step unfinished.
