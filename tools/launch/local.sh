@@ -42,6 +42,7 @@ start_all() {
     ) >"$LOG_DIR/process_$index.log" 2>&1 &
     pids+=($!)
   done
+  [ -z "$kill_at" ] || send TERM # It came while they were being started.
 }
 
 # Passes SIGTERM on, once; `watch` sends SIGKILL when the time is over.
