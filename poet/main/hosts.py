@@ -12,6 +12,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group("--coordinator_address", help="HOST:PORT of process 0, where no cluster can be asked")
     group("--process_count", type=int, help="with --coordinator_address: processes in all")
     group("--process_index", type=int, help="with --coordinator_address: this one, from 0 on")
+    group(
+        "--exit_code_when_stopped",
+        type=int,
+        default=0,
+        metavar="CODE",
+        help="after SIGTERM and a saved state; a scheduler that starts the job again needs one"
+        " that differs from 0, which it takes for the end of the training",
+    )
 
 
 def join(flags: argparse.Namespace) -> None:

@@ -37,14 +37,17 @@ def _run(argv: list[str]) -> int:
     import gin
     import jax
 
-    from poet.train import lm
+    from poet.train import lm, loop
 
     commands.read_gin(files, bindings)
     run = commands.call_configured(lm.LMRun)
     if flags.on_bad_record:
         run = dataclasses.replace(run, on_bad_record=flags.on_bad_record)
     commands.check_writable(run.loop.model_dir, may_be_remote=True)
-    state = lm.train(run, gin.operative_config_str)
+    try:
+        state = lm.train(run, gin.operative_config_str)
+    except loop.Stopped:
+        return flags.exit_code_when_stopped
     if jax.process_index() == 0:
         print(f"Trained {int(state.step):,} steps; checkpoints and metrics: {run.loop.model_dir}")
     return 0

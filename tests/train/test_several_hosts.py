@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import gin
 import numpy as np
 import pytest
 
@@ -62,6 +63,12 @@ def one(tmp_path_factory, small_dataset):
     return losses(folder)
 
 
+@pytest.fixture
+def clean_gin():
+    yield
+    gin.clear_config()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_two_processes_train_as_one_with_two_devices(one, small_dataset, tmp_path):
@@ -108,6 +115,20 @@ def test_flags_that_do_not_fit_are_refused(flags, says, capsys):
     assert train_command.main([*SETTINGS, *flags]) == 2
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("flags", "code"), [([], 0), (["--exit_code_when_stopped=75"], 75)])
+def test_a_scheduler_can_tell_a_stopped_run_from_a_finished_one(
+    flags, code, tmp_path, monkeypatch, clean_gin
+):
+    from poet.train import lm, loop
+
+    def stop(*run):
+        raise loop.Stopped(3)
+
+    monkeypatch.setattr(lm, "train", stop)
+    folders = [f"--gin.MODEL_DIR={tmp_path}", f"--gin.DATA_DIR={tmp_path}"]
+    assert train_command.main([*SETTINGS, *folders, *flags]) == code
 
 
 def test_a_coordinator_that_does_not_answer_is_one_sentence(monkeypatch, capsys):
