@@ -2,7 +2,9 @@
 
     python tools/benchmark.py tokenizer --gin_file=gin/tokenizers/visual_demo.gin --size_px=32
     python tools/benchmark.py tokenizer --gin_file=gin/tokenizers/visual_paper.gin --batch_size=4
+    python tools/benchmark.py train --preset A                  see benchmark_train.py
     python tools/benchmark.py decode --preset A                 see benchmark_decode.py
+    python tools/benchmark.py loss | attention                  see benchmark_kernels.py
     python tools/benchmark.py media --media my_videos           see benchmark_data.py
     python tools/benchmark.py data --dataset out/demo/dataset   the same
 
@@ -17,11 +19,10 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from tools import benchmark_data, benchmark_decode
-from tools.measuring import median_seconds, peak_memory_bytes
+from tools import benchmark_data, benchmark_decode, benchmark_kernels, benchmark_train
+from tools.measuring import measure_peak_flops, median_seconds, peak_memory_bytes
 
 _FPS = 8.0
 
@@ -31,6 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["decode"]:
         return benchmark_decode.main(argv[1:])
+    if argv[:1] == ["train"]:
+        return benchmark_train.main(argv[1:])
+    if argv[:1] in (["loss"], ["attention"]):
+        return benchmark_kernels.main(argv[0], argv[1:])
     if argv[:1] in (["media"], ["data"]):
         return benchmark_data.main(argv)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -89,15 +94,6 @@ def measure_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
         }
     facts["peak_memory_bytes"] = peak_memory_bytes()
     return facts
-
-
-def measure_peak_flops(size: int = 0) -> float:
-    """FLOP/s of a square matrix product: float32 on CPU, bfloat16 elsewhere."""
-    is_cpu = jax.default_backend() == "cpu"
-    size = size or (2048 if is_cpu else 8192)
-    left = jnp.ones((size, size), jnp.float32 if is_cpu else jnp.bfloat16)
-    product = jax.jit(lambda x: x @ x)
-    return 2.0 * size**3 / median_seconds(lambda: product(left).block_until_ready(), 5)
 
 
 def _table(facts: dict[str, Any]) -> str:

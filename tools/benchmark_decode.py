@@ -24,7 +24,7 @@ import numpy as np
 from tools.measuring import peak_memory_bytes, seconds_of
 
 # Layers, width, heads, MLP, visual codes. A and B: the two sizes of other stacks' figures.
-_SIZES = {
+SIZES = {
     "A": (4, 256, 4, 1024, 8192),
     "B": (4, 256, 4, 1024, 270_000),
     "300m": (24, 1024, 16, 2752, 262_144),
@@ -38,7 +38,7 @@ _PREFIX_DELIMITERS = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tools/benchmark.py decode`."""
     add = parser.add_argument
-    add("--preset", choices=sorted(_SIZES), default="A", help="sizes; the flags below change them")
+    add("--preset", choices=sorted(SIZES), default="A", help="sizes; the flags below change them")
     for name in ("layers", "d_model", "heads", "mlp", "vocab", "kv_heads"):
         add(f"--{name}", type=int, help="of the model")
     add("--batch", type=int, default=4, help="requests")
@@ -64,7 +64,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from poet.sample.requests import SamplingRequest
     from poet.tokens import schedule
 
-    config, plan = _model(args)
+    config, plan = model_of(args)
     order = schedule.Schedule(args.schedule)
     decoding = decode.Decoding(cache_dtype=args.cache_dtype, block=args.block, schedule=order)
     request = SamplingRequest(
@@ -117,8 +117,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 _NOT_SHOWN = ("what", "run", "json")
 
 
-def _model(args: argparse.Namespace) -> tuple[Any, Any]:
-    """A config, and a plan with the prefix and the output asked for."""
+def model_of(args: argparse.Namespace) -> tuple[Any, Any]:
+    """A config, and a plan with the prefix and output asked for; fills in the preset's sizes."""
     from poet.models.config import GridLimits, PrefixLMConfig
     from poet.models.text_encoder import TextEncoderConfig
     from poet.tokens import sequence, tasks
@@ -126,7 +126,7 @@ def _model(args: argparse.Namespace) -> tuple[Any, Any]:
     from poet.tokens.vocabulary import Vocabulary
 
     for name, value in zip(
-        ("layers", "d_model", "heads", "mlp", "vocab"), _SIZES[args.preset], strict=True
+        ("layers", "d_model", "heads", "mlp", "vocab"), SIZES[args.preset], strict=True
     ):
         if getattr(args, name) is None:
             setattr(args, name, value)

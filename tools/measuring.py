@@ -1,4 +1,4 @@
-"""What the benchmarks share: seconds of a call, and the most memory it took."""
+"""What the benchmarks share: seconds of a call, the most memory it took, a device's best rate."""
 
 import resource
 import sys
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -21,6 +22,15 @@ def median_seconds(run: Callable[[], Any], repeats: int) -> float:
     """Of several calls, after one that compiles."""
     run()
     return float(np.median([seconds_of(run) for _ in range(repeats)]))
+
+
+def measure_peak_flops(size: int = 0) -> float:
+    """FLOP/s of a square matrix product: float32 on CPU, bfloat16 elsewhere."""
+    is_cpu = jax.default_backend() == "cpu"
+    size = size or (2048 if is_cpu else 8192)
+    left = jnp.ones((size, size), jnp.float32 if is_cpu else jnp.bfloat16)
+    product = jax.jit(lambda x: x @ x)
+    return 2.0 * size**3 / median_seconds(lambda: product(left).block_until_ready(), 5)
 
 
 def peak_memory_bytes() -> int:

@@ -101,3 +101,52 @@ def test_diagonal_passes_are_counted(benchmark, capsys):
 def test_a_prefix_that_is_too_short_is_refused(benchmark):
     with pytest.raises(SystemExit, match="Expected --prefix of 5 or more"):
         benchmark.main(["decode", "--prefix=3"])
+
+
+def test_training_of_the_model_is_one_line_of_json(benchmark, capsys):
+    sizes = ["--layers=1", "--d_model=16", "--heads=2", "--mlp=16", "--vocab=64"]
+    asked = ["--batch=2", "--prefix=8", "--length=42", "--steps=2"]
+    assert benchmark.main(["train", *sizes, *asked]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["tokens_per_s"] == pytest.approx(2 * 42 / facts["median_step_s"])
+    assert facts["mfu"] == pytest.approx(facts["achieved_flops"] / facts["peak_flops"])
+    # 41 rows through the layer's kernels, 9 x 9 + (10 + ... + 41) pairs, 32 rows through the head;
+    # text: 4 slots through a layer of width 64 and its projection.
+    layer = 41 * (4 * 16 * 16 + 3 * 16 * 16)
+    pairs = 2 * 16 * (9 * 9 + sum(range(10, 42)))
+    head = 32 * 16 * facts_ids(facts)
+    text = 4 * (7 * 64 * 64) + 2 * 64 * 4 * 4 + 4 * 64 * 16
+    assert facts["model_flops"] == 2 * 3 * 2 * (layer + pairs + head + text)
+    assert abs(facts["loss_nats"] - np.log(facts_ids(facts))) < 1.5
+
+
+def facts_ids(facts):
+    """Ids of the table: specials, codes, one audio level of 16, text of 256."""
+    from poet.tokens.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary(num_visual=facts["setting"]["vocab"], audio_levels=(16,), num_text=256)
+    return vocabulary.size
+
+
+@pytest.mark.parametrize(
+    ("what", "sizes"),
+    [
+        ("loss", {"num_tokens": 512, "num_ids": 40_000, "d_model": 8}),
+        ("attention", {"batch": 1, "length": 70, "prefix": 9, "heads": 2, "head_dim": 8}),
+    ],
+)
+def test_kernels_are_compared_with_plain_forms(benchmark, capsys, what, sizes):
+    argv = [what, "--repeats=1", *(f"--{name}={value}" for name, value in sizes.items())]
+    assert benchmark.main(argv) == 0
+    facts = json.loads(capsys.readouterr().out)
+    ours = facts["tiled" if what == "loss" else "prefix"]
+    assert ours["value"] == pytest.approx(facts["plain"]["value"], rel=1e-4)
+    assert ours["median_s"] > 0
+    if what == "loss":
+        # All logits are 82 MB; their tiles, once kept, are as many, and never stand there twice.
+        assert ours["temporary_bytes"] < facts["plain"]["temporary_bytes"]
+
+
+def test_lengths_of_training_are_refused(benchmark):
+    with pytest.raises(SystemExit, match=r"Expected a --length of --prefix \+ 3 or more"):
+        benchmark.main(["train", "--length=8", "--prefix=8"])
