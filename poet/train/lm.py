@@ -65,6 +65,8 @@ class LMRun:
       evaluation: What is held out.
       task_modules: Modules or files that register tasks.
       task_weights: Relative steps of tasks that replace the mixture's.
+      known_tasks: A task or mixture that the model may be asked for as well, though it never trains
+        on it: comparisons of task sets ask every model for everything. "" for none.
       curriculum: Schedule over image and video tasks.
       text_dropout: Share of the examples that lose their text, for guidance.
       train_split: The split trained on.
@@ -90,6 +92,7 @@ class LMRun:
     evaluation: Evaluation = Evaluation()
     task_modules: tuple[str, ...] = ("tasks.paper", "tasks.mixtures")
     task_weights: Mapping[str, float] | None = None
+    known_tasks: str = ""
     curriculum: Curriculum | None = None
     text_dropout: float = 0.1
     train_split: str = "train"
@@ -371,6 +374,7 @@ def _facts(
 ) -> dict[str, Any]:
     """What is saved with every checkpoint, as JSON."""
     tasks = registry.resolve(run.mixture_or_task_name, run.task_weights)
+    known = registry.resolve(run.known_tasks) if run.known_tasks else []
     batch = {
         "batch_tokens": run.batch_tokens,
         "seed": run.loop.seed,
@@ -398,7 +402,7 @@ def _facts(
         "data_dir": str(run.data_dir),
         "dataset_fingerprint": dataset.fingerprint,
         "tasks": {entry.name: share for entry, share in tasks},
-        "task_values": {entry.task.name: to_json(entry.task) for entry, _ in tasks},
+        "task_values": {entry.task.name: to_json(entry.task) for entry, _ in [*tasks, *known]},
         "batch": batch,
         "num_steps": run.loop.num_steps,
     }

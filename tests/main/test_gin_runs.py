@@ -17,7 +17,9 @@ def clean_gin():
     gin.clear_config()
 
 
-RUNS = sorted(path for path in (GIN / "runs").glob("*.gin") if path.stem != "evaluate")
+# Of `poet evaluate` and `poet ablate`.
+OTHERS = ("evaluate", "ablation", "ablation_sizes")
+RUNS = sorted(path for path in (GIN / "runs").glob("*.gin") if path.stem not in OTHERS)
 PROTOCOLS = sorted((GIN / "protocols").glob("*.gin"))
 
 
@@ -42,6 +44,31 @@ def test_runs(name, tmp_path):
     macros = {"MODEL_DIR", "DATA_DIR", *own}  # the first two may be asked for by an included file
     commands.read_gin([f"gin/runs/{name}.gin"], [f"{macro} = '{tmp_path}'" for macro in macros])
     assert commands.call_configured(lm.LMRun).loop.num_steps > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("ablation", {"T2V": 1, "T2V+I": 2, "SSL": 10, "NO T2I": 11, "ALL": 12}),
+        ("ablation_sizes", {"d 64": 12, "d 128": 12, "d 192": 12}),
+    ],
+)
+def test_comparisons(name, rows, tmp_path):
+    """Each variant has its own tasks or its own size, and all may be asked for everything."""
+    from poet.data import registry
+    from poet.evals.ablation import Ablation
+
+    macros = ("OUT", "DATA_DIR", "CLIPS", "TOKENIZERS")
+    commands.read_gin([f"gin/runs/{name}.gin"], [f"{macro} = '{tmp_path}'" for macro in macros])
+    found = commands.call_configured(Ablation)
+    runs = {variant.name: variant.run for variant in found.variants}
+    registry.load_task_modules(found.variants[0].run.task_modules)
+    tasks = {each: len(registry.resolve(run.mixture_or_task_name)) for each, run in runs.items()}
+    assert tasks == rows and {run.known_tasks for run in runs.values()} == {"poet_table1_all"}
+    widths = [run.model.d_model for run in runs.values()]
+    assert widths == ([64, 128, 192] if name == "ablation_sizes" else [128] * 5)
+    head = (GIN / "runs" / f"{name}.gin").read_text()
+    assert "poet ablate --gin_file" in head and "two CPU cores" in head
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (GIN / "tokenizers").glob("*.gin")))
