@@ -100,6 +100,7 @@ def _train(
         try:
             rows[name] = compiler.measure(part, effort.factors)
         except DoesNotFitError as error:
+            say(f"{name}: {memory.refusal(topology, error.needed, None)}")
             raise _Refused(plan, error.needed) from error
     measured = list(rows.values())
     result = Result(
