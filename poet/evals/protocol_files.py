@@ -102,10 +102,12 @@ def draw_real(brought: Brought, count: int, seed: int) -> dict[str, ManifestRow]
 
 def _draw(num_there: int, count: int, seed: int, stream: int) -> list[int]:
     """Places of `count` draws; those of the n-th time around have n times `num_there` added."""
+    if not count:
+        return []
     draws = np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64)))
     rounds = -(-count // num_there)
     places = [draws.permutation(num_there) + at * num_there for at in range(rounds)]
-    return np.concatenate(places)[:count].tolist() if rounds else []
+    return np.concatenate(places)[:count].tolist()
 
 
 def _numbered(protocol: Protocol, asks: Sequence[Ask]) -> tuple[Ask, ...]:

@@ -144,6 +144,8 @@ def plan(
         sampling=sampling,
         then_temperature=evaluation.then_temperature,
         out=out / _GENERATED,
+        # The folder is claimed: what a killed run left half, or another request made, is replaced.
+        overwrite=True,
         records_failures=True,
         has_table=False,
         batch_size=evaluation.batch_size,
@@ -232,11 +234,17 @@ def generate(planned: Planned, engine: Engine, shard: int, num_shards: int) -> N
       ValueError: Requests failed; their rows say why, and the next run tries them again.
     """
     mine = planned.brought.asks[shard::num_shards]
-    if not mine:
+    # A job makes batches anew of which one answer is missing; here only that answer is made.
+    todo = jobs.unanswered(engine, planned.job, mine, planned.estimator)
+    if not todo:
         return
-    name = f"generate {planned.protocol.name}"
-    with Progress(name, len(mine), unit="requests") as progress:
-        rows = jobs.run(engine, planned.job, mine, progress.update, planned.estimator)
+    name, done = f"generate {planned.protocol.name}", len(mine) - len(todo)
+    with Progress(name, len(mine), done, unit="requests") as progress:
+
+        def say(count: int) -> None:
+            progress.update(done + count)
+
+        rows = jobs.run(engine, planned.job, todo, say, planned.estimator)
     failed = [row for row in rows if "error" in row]
     if failed:
         raise ValueError(

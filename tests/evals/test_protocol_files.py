@@ -85,6 +85,8 @@ def test_real_clips_are_drawn_once_each_before_they_come_again(tmp_path):
     two = protocol_files.draw_real(found, 2, seed=0)
     assert list(two) == list(drawn)[:2]
     assert protocol_files.draw_real(found, 0, seed=0) == {}
+    without = bring(tmp_path, source="captions")
+    assert protocol_files.draw_real(without, 0, seed=0) == {}
 
 
 MISSING = [

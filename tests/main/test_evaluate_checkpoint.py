@@ -211,7 +211,7 @@ def test_a_benchmark_that_is_not_there_is_named(tiny, tmp_path, capsys, name):
     [
         ("msrvtt", [], "asks for 59,794 captions, but .* has 5; bring as many, or ask for fewer"),
         ("msrvtt", ["NUM_REQUESTS=5", "NUM_GENERATED=5"], "compares with 2,048 real clips, but"),
-        ("ucf101", ["NUM_REQUESTS=2"], "fvd needs the weights of i3d, .* in gin, WEIGHTS={'i3d'"),
+        ("ucf101", ["NUM_REQUESTS=2"], "fvd needs the weights of i3d, .*in gin, WEIGHTS={'i3d'"),
         ("k600_prediction", [], "asks for 50,000 clips, but .* has 4; bring as many"),
         (
             "k600_prediction",
