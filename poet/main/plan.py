@@ -58,7 +58,8 @@ def _run(argv: list[str]) -> int:
     # A TPU's compiler is asked for by name; programs of our own run on the CPU beside it.
     if "here" not in flags.topology:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from poet.plan import devices, planning
+    # All of it now: what fails to import must not fail after an hour of compiling.
+    from poet.plan import devices, planning, report  # noqa: F401
 
     topologies = [devices.find(name) for name in flags.topology]
     commands.read_gin([_SIZES, *files], [*bindings, *_placeholders(files, bindings)])
