@@ -19,7 +19,7 @@ SCRIPTS = [*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"), *(ROOT / "tools/setup
 POET = """#!/usr/bin/env bash
 index=${*: -1}
 index=${index#--process_index=}
-trap 'touch "$SEEN/stopped_$index"; exit 0' TERM
+trap 'sleep 0.2; touch "$SEEN/stopped_$index"; exit 0' TERM
 echo "$@" "devices=${JAX_LOCAL_DEVICE_IDS:-}" > "$SEEN/words_$index"
 echo "process $index speaks"
 eval "$BEHAVE"
@@ -68,6 +68,7 @@ def start_local(tmp_path, behave, *words, **more):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -93,10 +94,11 @@ def test_one_that_fails_stops_the_others_and_gives_its_exit_code(tmp_path, seen)
     assert "process 1 ended with code 3" in said and "process 1 speaks" in said
 
 
-def test_sigterm_is_passed_on_and_its_end_awaited(tmp_path, seen):
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_sigterm_is_passed_on_and_its_end_awaited(send, tmp_path, seen):
     process = start_local(tmp_path, SLEEP, "2", "train")
     wait_for(seen / "words_0", seen / "words_1")
-    process.send_signal(signal.SIGTERM)
+    send(process.pid, signal.SIGTERM)
     assert end_of(process)[0] == 0
     assert (seen / "stopped_0").exists() and (seen / "stopped_1").exists()
 
@@ -290,6 +292,23 @@ def test_the_installed_xla_knows_the_flags():
     for flags, is_known in [(flags_of("xla_gpu.txt"), True), (["--xla_gpu_magic=true"], False)]:
         env = os.environ | {"XLA_FLAGS": " ".join(flags)}
         ended = subprocess.run([sys.executable, "-c", make_client], env=env, capture_output=True)
+        assert (ended.returncode == 0) == is_known, ended.stderr
+
+
+@pytest.mark.tpu
+def test_the_installed_tpu_compiler_knows_the_flags():
+    """libtpu reads them as it is loaded, for which no TPU is needed."""
+    pytest.importorskip("libtpu")
+    load = (
+        "from jax.experimental import topologies;"
+        "topologies.get_topology_desc(platform='tpu', topology_name='v5e:2x2')"
+    )
+    # The second: another process of this machine may have it loaded.
+    alone = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    env = os.environ | {"JAX_PLATFORMS": "cpu"} | alone
+    for flags, is_known in [(flags_of("xla_tpu.txt"), True), (["--xla_tpu_magic=true"], False)]:
+        env["LIBTPU_INIT_ARGS"] = " ".join(flags)
+        ended = subprocess.run([sys.executable, "-c", load], env=env, capture_output=True)
         assert (ended.returncode == 0) == is_known, ended.stderr
 
 

@@ -85,7 +85,8 @@ watch() {
       say "$num_running did not end within $GRACE_S s and are killed"
       send KILL
     fi
-    sleep "$POLL_S"
+    # Ctrl-C and some schedulers signal the whole group, and so end this sleep as well.
+    sleep "$POLL_S" || true
   done
 }
 
