@@ -57,11 +57,12 @@ def heads_apart(
     return tuple(nn.with_logical_constraint(x, axes) for x in (q, k, v))
 
 
-def positions_apart(attended: Float[Array, "B L N H"]) -> Float[Array, "B L N H"]:
-    """The way back from `heads_apart`: few positions a device, all their heads of `tensor`."""
+def positions_apart(x: Array) -> Array:
+    """Few positions a device: of a stream [B, L, D], or of heads [B, L, N, H] after attention."""
     if not mesh_axes("length"):
-        return attended
-    return nn.with_logical_constraint(attended, ("batch", "length", "heads", "kv"))
+        return x
+    axes = ("embed",) if x.ndim == 3 else ("heads", "kv")
+    return nn.with_logical_constraint(x, ("batch", "length", *axes))
 
 
 def positions_whole(x: Float[Array, "B L *D"]) -> Float[Array, "B L *D"]:

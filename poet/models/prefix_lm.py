@@ -15,7 +15,7 @@ from poet.layers.dropout import ChannelDropout
 from poet.layers.linear import Linear
 from poet.layers.norm import RMSNorm
 from poet.layers.position import AttributeEmbedding, rotation_table
-from poet.layers.sharding import positions_to_add, positions_whole
+from poet.layers.sharding import positions_apart, positions_to_add, positions_whole
 from poet.layers.tiled_loss import tiled_cross_entropy
 from poet.models.block import Block, BlockConfig
 from poet.models.config import REMAT_POLICIES, PrefixLMConfig
@@ -135,7 +135,8 @@ class PrefixLM(nn.Module):
             x = jnp.pad(x, ((0, 0), (0, more), (0, 0)))
             rotation = jnp.pad(rotation, ((0, more), (0, 0)))
             visible = None if visible is None else jnp.pad(visible, (0, more))
-        x, _ = self.layers(self.dropout(x), rotation, _Prefix(plan.prefix_length), visible)
+        x = positions_apart(self.dropout(x))
+        x, _ = self.layers(x, rotation, _Prefix(plan.prefix_length), visible)
         x = positions_whole(x)
         x = x[:, :num_rows] if more else x
         if self.is_initializing():

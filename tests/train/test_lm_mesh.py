@@ -7,14 +7,9 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import mesh_programs
 import numpy as np
 import pytest
-import tiny_lm
-
-from poet.layers import sharding
-from poet.train import partitioning
 
 ROOT = pathlib.Path(__file__).parents[2]
 # replica x fsdp x sequence x tensor, over four devices.
