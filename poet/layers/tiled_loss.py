@@ -1,10 +1,15 @@
 """Cross-entropy over a large, segmented vocabulary without ever holding all logits.
 
-Axes: N tokens, D model width, V ids. The unembedding comes as several tables, which together
-make one softmax. Work goes token tile by token tile and, inside, vocabulary tile by vocabulary
-tile. Under differentiation the gradients of the hidden states and of the tables are formed in the
-same pass and later scaled by the cotangent: three products with the tables instead of four when
-a token tile's logits may be kept, and memory that does not grow with tokens x vocabulary.
+Axes: B sequences, R output positions, D model width, V ids. The unembedding comes as several
+tables, which together make one softmax. Work goes token tile by token tile and, inside, vocabulary
+tile by vocabulary tile. Under differentiation the gradients of the hidden states and of the tables
+are formed in the same pass and later scaled by the cotangent: three products with the tables
+instead of four when a token tile's logits may be kept, and memory that does not grow with tokens x
+vocabulary.
+
+On a mesh each device goes through its own tokens and its own rows of the tables: a table's width,
+which `fsdp` splits, is gathered once before the tiles, and its gradient is summed and split again
+once after them.
 """
 
 import dataclasses
@@ -14,45 +19,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
+from poet.layers.loss_sweep import LossTiles, Sweep, part_tiles, sweep, whole_tiles
+from poet.layers.sharding import mesh_axes, num_ways, positions_to_add, positions_whole
 from poet.typing import Array, Float, Int
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossTiles:
-    """How the loss is cut up. Numbers change speed and memory, not results.
-
-    Attributes:
-      num_tokens: Tokens a tile.
-      num_ids: Rows of a table a tile.
-      max_kept_logits: Up to this many logits of a token tile are kept between the two sweeps over
-        the vocabulary; above it they are computed a second time.
-      z_loss: Weight of log-sum-exp squared, which keeps logits near 0.
-    """
-
-    num_tokens: int = 4096
-    num_ids: int = 16_384
-    max_kept_logits: int = 2**26
-    z_loss: float = 1e-4
-
-    def __post_init__(self) -> None:
-        for name in ("num_tokens", "num_ids"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"LossTiles {name}={getattr(self, name)} must be at least 1.")
+__all__ = ["LossTiles", "tiled_cross_entropy"]
 
 
 def tiled_cross_entropy(
-    hidden: Float[Array, "N D"],
+    hidden: Float[Array, "*lead D"],
     tables: tuple[Float[Array, "_ D"], ...],
     sizes: tuple[int, ...],
-    targets: Int[Array, " N"],
-    weights: Float[Array, " N"],
+    targets: Int[Array, "*lead"],
+    weights: Float[Array, "*lead"],
     tiles: LossTiles = LossTiles(),  # noqa: B008 (frozen value)
-) -> tuple[Float[Array, ""], dict[str, Float[Array, " N"]]]:
+) -> tuple[Float[Array, ""], dict[str, Float[Array, "*lead"]]]:
     """Weighted sum of -log p(target) plus z-loss, and measures of every token.
 
     Args:
-      hidden: Final hidden states; its type is the type of the products, sums are float32.
+      hidden: Final hidden states; their type is the type of the products, sums are float32.
+        [B, R, D] are spread over the mesh in force, if logical axis rules are.
       tables: Unembedding tables; rows from ``sizes[i]`` on are padding and take no part.
       sizes: Number of ids of each table. Id 0 is the first row of the first table; the tables
         follow each other without gaps.
@@ -62,38 +50,86 @@ def tiled_cross_entropy(
 
     Returns:
       The sum in nats, and {"nats": -log p(target), "is_correct": 1.0 where no other id has a
-      higher logit}, both [N], without gradient.
+      higher logit}, both of the targets' shape, without gradient.
+
+    Raises:
+      ValueError: A table has fewer rows than ids, or the sequences do not divide among the devices.
     """
     for table, size in zip(tables, sizes, strict=True):
         if not 0 < size <= table.shape[0]:
             raise ValueError(f"A table of {table.shape[0]} rows cannot hold {size} ids.")
-    num_tokens = hidden.shape[0]
-    tile = min(tiles.num_tokens, num_tokens)
-    # Whole tiles only: tokens of weight 0 fill the last one.
-    fill = -num_tokens % tile
-    if fill:
-        hidden = jnp.pad(hidden, ((0, fill), (0, 0)))
-        targets, weights = jnp.pad(targets, (0, fill)), jnp.pad(weights, (0, fill))
-    total, measures = _loss(tuple(sizes), tiles, hidden, tuple(tables), targets, weights)
-    measures = jax.lax.stop_gradient(measures)
-    return total, {name: values[:num_tokens] for name, values in measures.items()}
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _loss(sizes: Any, tiles: Any, hidden: Any, tables: Any, targets: Any, weights: Any) -> Any:
-    total, measures, _ = _sweep(sizes, tiles, hidden, tables, targets, weights, grads=False)
+    num_positions, axes = targets.shape[-1], _mesh_axes(hidden)
+    if axes.any:
+        if len(hidden) % num_ways(axes.rows):
+            raise ValueError(
+                f"A batch of {len(hidden)} sequences cannot be split over {num_ways(axes.rows)}"
+                f" devices ({' x '.join(axes.rows)}); use a multiple of that."
+            )
+        more = ((0, 0), (0, positions_to_add(num_positions)))
+        hidden = jnp.pad(hidden, (*more, (0, 0)))
+        targets, weights = jnp.pad(targets, more), jnp.pad(weights, more)
+    how = _How(tiles, tuple(sizes), axes)
+    total, measures = _loss(how, hidden, tuple(tables), targets, weights)
+    measures = {name: jax.lax.stop_gradient(values) for name, values in measures.items()}
+    if axes.any:
+        measures = {k: positions_whole(v)[:, :num_positions] for k, v in measures.items()}
     return total, measures
 
 
-def _loss_forward(
-    sizes: Any, tiles: Any, hidden: Any, tables: Any, targets: Any, weights: Any
-) -> Any:
-    total, measures, grads = _sweep(sizes, tiles, hidden, tables, targets, weights, grads=True)
+@dataclasses.dataclass(frozen=True)
+class _Axes:
+    """Mesh axes that split sequences, their positions, ids of the vocabulary, and width."""
+
+    rows: tuple[str, ...] = ()
+    positions: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    width: tuple[str, ...] = ()
+
+    @property
+    def any(self) -> bool:
+        return bool(self.rows or self.positions or self.ids)
+
+    @property
+    def tokens(self) -> PartitionSpec:
+        return PartitionSpec(self.rows or None, self.positions or None)
+
+    @property
+    def table(self) -> PartitionSpec:
+        return PartitionSpec(self.ids or None, self.width or None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """What is static."""
+
+    tiles: LossTiles
+    sizes: tuple[int, ...]
+    axes: _Axes
+
+
+def _mesh_axes(hidden: Any) -> _Axes:
+    if hidden.ndim != 3:
+        return _Axes()
+    rows, positions = mesh_axes("batch"), mesh_axes("length")
+    width = tuple(name for name in mesh_axes("embed") if name in rows)
+    if hidden.shape[-1] % num_ways(width):
+        width = ()
+    return _Axes(rows, positions, mesh_axes("vocab"), width)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss(how: _How, hidden: Any, tables: Any, targets: Any, weights: Any) -> Any:
+    total, measures, _ = _sweep(how, hidden, tables, targets, weights, has_grads=False)
+    return total, measures
+
+
+def _loss_forward(how: _How, hidden: Any, tables: Any, targets: Any, weights: Any) -> Any:
+    total, measures, grads = _sweep(how, hidden, tables, targets, weights, has_grads=True)
     return (total, measures), (*grads, targets)
 
 
-def _loss_backward(sizes: Any, tiles: Any, kept: Any, cotangents: Any) -> Any:
-    del sizes, tiles
+def _loss_backward(how: _How, kept: Any, cotangents: Any) -> Any:
+    del how
     d_hidden, d_tables, d_weights, targets = kept
     scale = cotangents[0]
     return (
@@ -107,117 +143,93 @@ def _loss_backward(sizes: Any, tiles: Any, kept: Any, cotangents: Any) -> Any:
 _loss.defvjp(_loss_forward, _loss_backward)
 
 
-def _sweep(
-    sizes: Any, tiles: LossTiles, hidden: Any, tables: Any, targets: Any, weights: Any, grads: bool
-) -> Any:
-    """All token tiles: sum, measures [N], and gradients (hidden, tables, weights) or None."""
-    num_tokens = hidden.shape[0]
-    tile = min(tiles.num_tokens, num_tokens)
-    num_tiles = num_tokens // tile
-    vocabulary = _vocabulary_tiles(sizes, tables, tiles, hidden.dtype)
-    run = functools.partial(_token_tile, vocabulary, tiles=tiles, grads=grads)
-    d_tables = tuple(jnp.zeros(t.shape, jnp.float32) for t in tables) if grads else None
-    if num_tiles == 1:
-        total, measures, d_hidden, d_parts = run(hidden, targets, weights)
-        d_tables = _add_parts(d_tables, d_parts, sizes, tiles)
-    else:
-        # Token i goes to tile i % num_tiles: each tile then spans the whole batch, and a batch
-        # that is sharded over devices stays where it is.
-        def deal(x: Any) -> Any:
-            return x.reshape(tile, num_tiles, *x.shape[1:]).swapaxes(0, 1)
-
-        def body(carry: Any, dealt: Any) -> Any:
-            total, d_tables = carry
-            part, measures, d_hidden, d_parts = run(*dealt)
-            return (total + part, _add_parts(d_tables, d_parts, sizes, tiles)), (measures, d_hidden)
-
-        start = (jnp.zeros((), jnp.float32), d_tables)
-        dealt = (deal(hidden), deal(targets), deal(weights))
-        (total, d_tables), stacked = jax.lax.scan(body, start, dealt)
-        measures, d_hidden = jax.tree.map(
-            lambda x: x.swapaxes(0, 1).reshape(num_tokens, *x.shape[2:]), stacked
-        )
-    if not grads:
-        return total, measures, None
-    d_weights = measures["nats"] + tiles.z_loss * jnp.square(measures["log_sum_exp"])
-    return total, measures, (d_hidden, d_tables, d_weights)
-
-
-def _token_tile(
-    vocabulary: Any, hidden: Any, targets: Any, weights: Any, *, tiles: LossTiles, grads: bool
-) -> Any:
-    """One tile of tokens against the whole vocabulary, in two sweeps."""
-    logits_of = [_logits(hidden, rows) for _, rows in vocabulary]
-    top = functools.reduce(jnp.maximum, [logits.max(axis=-1) for logits in logits_of])
-    sum_exp = sum(jnp.exp(logits - top[:, None]).sum(axis=-1) for logits in logits_of)
-    log_sum_exp = jnp.log(sum_exp) + top
-    target_logit = sum(
-        _pick(logits, targets - start)
-        for (start, _), logits in zip(vocabulary, logits_of, strict=True)
+def _sweep(how: _How, hidden: Any, tables: Any, targets: Any, weights: Any, has_grads: bool) -> Any:
+    """`loss_sweep.sweep` over tokens of any number of axes, on whatever devices there are."""
+    if how.axes.any:
+        return _sweep_on_mesh(how, hidden, tables, targets, weights, has_grads)
+    cast = [table.astype(hidden.dtype) for table in tables]
+    one = Sweep(
+        tiles=how.tiles,
+        vocabulary=whole_tiles(cast, how.sizes, how.tiles.num_ids),
+        sizes=how.sizes,
+        has_grads=has_grads,
     )
-    nats = log_sum_exp - target_logit
-    total = jnp.sum(weights * (nats + tiles.z_loss * jnp.square(log_sum_exp)))
-    measures = {
-        "nats": nats,
-        "is_correct": (target_logit >= top).astype(jnp.float32),
-        "log_sum_exp": log_sum_exp,
-    }
-    if not grads:
-        return total, measures, None, None
-
-    num_logits = hidden.shape[0] * sum(rows.shape[0] for _, rows in vocabulary)
-    if num_logits > tiles.max_kept_logits:
-        # The barrier keeps XLA from seeing that these are the logits of the first sweep, which
-        # it would otherwise keep.
-        again, log_sum_exp = jax.lax.optimization_barrier((hidden, log_sum_exp))
-        logits_of = (_logits(again, rows) for _, rows in vocabulary)
-    factor = (weights * (1 + 2 * tiles.z_loss * log_sum_exp))[:, None]
-    d_hidden, d_parts = jnp.zeros(hidden.shape, jnp.float32), []
-    for (start, rows), logits in zip(vocabulary, logits_of, strict=True):
-        is_target = jnp.arange(rows.shape[0])[None, :] == (targets - start)[:, None]
-        d_logits = factor * jnp.exp(logits - log_sum_exp[:, None])
-        d_logits = jnp.where(is_target, d_logits - weights[:, None], d_logits).astype(hidden.dtype)
-        d_hidden += jnp.matmul(d_logits, rows, preferred_element_type=jnp.float32)
-        d_parts.append(jnp.matmul(d_logits.T, hidden, preferred_element_type=jnp.float32))
-    return total, measures, d_hidden.astype(hidden.dtype), d_parts
+    return _sweep_tokens(one, hidden, tables, targets, weights)
 
 
-def _logits(hidden: Any, rows: Any) -> Any:
-    return jnp.matmul(hidden, rows.T, preferred_element_type=jnp.float32)
+def _sweep_tokens(how: Sweep, hidden: Any, tables: Any, targets: Any, weights: Any) -> Any:
+    shape = targets.shape
+    total, measures, grads = sweep(
+        how, hidden.reshape(-1, hidden.shape[-1]), tables, targets.reshape(-1), weights.reshape(-1)
+    )
+    measures = {name: values.reshape(shape) for name, values in measures.items()}
+    if grads is not None:
+        d_hidden, d_tables, d_weights = grads
+        grads = d_hidden.reshape(hidden.shape), d_tables, d_weights.reshape(shape)
+    return total, measures, grads
 
 
-def _pick(logits: Any, local: Any) -> Any:
-    """logits[n, local[n]], 0 where local lies outside this tile."""
-    inside = (local >= 0) & (local < logits.shape[1])
-    index = jnp.clip(local, 0, logits.shape[1] - 1)[:, None]
-    return jnp.where(inside, jnp.take_along_axis(logits, index, axis=1)[:, 0], 0.0)
+def _sweep_on_mesh(
+    how: _How, hidden: Any, tables: Any, targets: Any, weights: Any, has_grads: bool
+) -> Any:
+    axes, num_rows = how.axes, [len(table) for table in tables]
+    # A table that its devices do not divide gets rows that are no ids.
+    ways = num_ways(axes.ids)
+    tables = tuple(jnp.pad(table, ((0, -len(table) % ways), (0, 0))) for table in tables)
+
+    def on_device(hidden: Any, tables: Any, targets: Any, weights: Any) -> Any:
+        # In the type of the products, which may be half as wide.
+        whole = [table.astype(hidden.dtype) for table in tables]
+        if axes.width:
+            whole = [jax.lax.all_gather(t, axes.width, axis=1, tiled=True) for t in whole]
+        one = _device_sweep(how, whole, has_grads)
+        total, measures, grads = _sweep_tokens(one, hidden, whole, targets, weights)
+        total = _sum(total, axes.rows + axes.positions)
+        if has_grads:
+            d_hidden, d_tables, d_weights = grads
+            grads = d_hidden, tuple(_sum_table(axes, d_table) for d_table in d_tables), d_weights
+        return total, measures, grads
+
+    tokens, table_specs = axes.tokens, (axes.table,) * len(tables)
+    measured = dict.fromkeys(("nats", "is_correct", "log_sum_exp"), tokens)
+    total, measures, grads = jax.shard_map(
+        on_device,
+        in_specs=(tokens, table_specs, tokens, tokens),
+        out_specs=(PartitionSpec(), measured, (tokens, table_specs, tokens) if has_grads else None),
+        # What is equal on all devices of an axis is so by the sums above.
+        check_vma=False,
+    )(hidden, tables, targets, weights)
+    if has_grads:
+        d_hidden, d_tables, d_weights = grads
+        d_tables = tuple(t[:rows] for t, rows in zip(d_tables, num_rows, strict=True))
+        grads = d_hidden, d_tables, d_weights
+    return total, measures, grads
 
 
-def _vocabulary_tiles(sizes: Any, tables: Any, tiles: LossTiles, dtype: Any) -> Any:
-    """(first id, rows) of every vocabulary tile; one single tile when all tables fit into it."""
-    real = [table[:size].astype(dtype) for table, size in zip(tables, sizes, strict=True)]
-    if sum(sizes) <= tiles.num_ids:
-        return [(0, real[0] if len(real) == 1 else jnp.concatenate(real))]
-    found, start = [], 0
-    for rows, size in zip(real, sizes, strict=True):
-        for first in range(0, size, tiles.num_ids):
-            found.append((start + first, rows[first : first + tiles.num_ids]))
-        start += size
-    return found
+def _device_sweep(how: _How, tables: Any, has_grads: bool) -> Sweep:
+    """Of a device that has `tables` of each table's rows."""
+    sizes, axes, num_ids = how.sizes, how.axes, how.tiles.num_ids
+    if axes.ids:
+        vocabulary = part_tiles(tables, sizes, num_ids, jax.lax.axis_index(axes.ids))
+        sizes = tuple(len(table) for table in tables)
+    else:
+        vocabulary = whole_tiles(tables, sizes, num_ids)
+    return Sweep(
+        tiles=how.tiles,
+        vocabulary=vocabulary,
+        sizes=sizes,
+        shared_over=axes.ids,
+        has_grads=has_grads,
+    )
 
 
-def _add_parts(d_tables: Any, d_parts: Any, sizes: Any, tiles: LossTiles) -> Any:
-    """Adds the vocabulary tiles' gradients to the tables'; padding rows stay 0."""
-    if d_tables is None:
-        return None
-    if len(d_parts) == 1 and len(sizes) > 1:  # one tile over all tables
-        d_parts = jnp.split(d_parts[0], np.cumsum(sizes)[:-1])
-    parts, sums = iter(d_parts), []
-    for table, size in zip(d_tables, sizes, strict=True):
-        first = 0
-        while first < size:
-            part = next(parts)
-            table = table.at[first : first + part.shape[0]].add(part)
-            first += part.shape[0]
-        sums.append(table)
-    return tuple(sums)
+def _sum(x: Any, axes: tuple[str, ...]) -> Any:
+    return jax.lax.psum(x, axes) if axes else x
+
+
+def _sum_table(axes: _Axes, d_table: Any) -> Any:
+    """A table's gradient from all tokens, split by width as the table is."""
+    if axes.width:
+        d_table = jax.lax.psum_scatter(d_table, axes.width, scatter_dimension=1, tiled=True)
+    others = (name for name in axes.rows + axes.positions if name not in axes.width)
+    return _sum(d_table, tuple(others))

@@ -16,6 +16,7 @@ from poet.layers.linear import Linear
 from poet.layers.mlp import GatedMLP
 from poet.layers.norm import RMSNorm
 from poet.layers.position import rotate
+from poet.layers.sharding import heads_apart, positions_apart
 from poet.typing import Array, Bool, Float
 
 
@@ -89,10 +90,12 @@ class Block(nn.Module):
           visible: Which rows each row sees, instead; the weights of all pairs are then held.
         """
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
-        q, k, v = self._project(x, rotation)
+        q, k, v = heads_apart(*self._project(x, rotation))
         if visible is not None:
-            return self._finish(x, masked_attention(q, k, v, visible))
-        return self._finish(x, prefix_attention(q, k, v, prefix_length))
+            attended = masked_attention(q, k, v, visible)
+        else:
+            attended = prefix_attention(q, k, v, prefix_length)
+        return self._finish(x, positions_apart(attended))
 
     def _project(self, x: Array, rotation: Any) -> tuple[Array, Array, Array]:
         y = self.attention_norm(x)

@@ -15,6 +15,7 @@ from poet.layers.dropout import ChannelDropout
 from poet.layers.linear import Linear
 from poet.layers.norm import RMSNorm
 from poet.layers.position import AttributeEmbedding, rotation_table
+from poet.layers.sharding import positions_apart, positions_to_add, positions_whole
 from poet.layers.tiled_loss import tiled_cross_entropy
 from poet.models.block import Block, BlockConfig
 from poet.models.config import REMAT_POLICIES, PrefixLMConfig
@@ -128,7 +129,17 @@ class PrefixLM(nn.Module):
         rotation, visible = rotation_table(plan.length - 1, self.config.head_dim), None
         if rows is not None:
             rotation, visible = rotation[rows.places], jnp.asarray(rows.visible)
-        x, _ = self.layers(self.dropout(x), rotation, _Prefix(plan.prefix_length), visible)
+        x = positions_whole(x)
+        num_rows, more = x.shape[1], positions_to_add(x.shape[1])
+        if more:
+            # After everything else, so that no row sees them; cut off below.
+            x = jnp.pad(x, ((0, 0), (0, more), (0, 0)))
+            rotation = jnp.pad(rotation, ((0, more), (0, 0)))
+            visible = None if visible is None else jnp.pad(visible, (0, more))
+        x = positions_apart(self.dropout(x))
+        x, _ = self.layers(x, rotation, _Prefix(plan.prefix_length), visible)
+        x = positions_whole(x)
+        x = x[:, :num_rows] if more else x
         if self.is_initializing() and not self.config.ties_embedding:
             self.head()  # made now: a submodule's parameters appear at its first use
         return x
@@ -152,17 +163,15 @@ class PrefixLM(nn.Module):
         if self.config.ties_embedding:
             hidden = hidden * TIED_SCALE
         total, tokens = tiled_cross_entropy(
-            hidden.reshape(-1, hidden.shape[-1]),
+            hidden,
             tables(),
             tuple(segment.num_ids for segment in vocabulary.segments),
-            targets.reshape(-1),
-            weights.reshape(-1),
+            targets,
+            weights,
             self.config.tiles,
         )
         num_tokens = jnp.sum(weights)
-        nats, is_correct = (
-            tokens[name].reshape(weights.shape) * weights for name in ("nats", "is_correct")
-        )
+        nats, is_correct = (tokens[name] * weights for name in ("nats", "is_correct"))
         measures = {
             "loss_nats": _ratio(nats.sum(), num_tokens),
             "accuracy": _ratio(is_correct.sum(), num_tokens),

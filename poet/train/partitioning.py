@@ -23,6 +23,8 @@ RULES = (
     ("length", "sequence"),
     ("embed", "fsdp"),
     ("heads", "tensor"),
+    # Inside attention, where sequences are whole: `tensor` stays, the all-to-all adds `sequence`.
+    ("attended_heads", ("tensor", "sequence")),
     ("kv", None),
     ("mlp", "tensor"),
     ("vocab", "tensor"),

@@ -1,0 +1,82 @@
+"""What layers ask about the mesh in force, and where arrays lie while attention looks at them.
+
+One table decides: the logical axis rules in force (`poet.train.partitioning.RULES`). Without rules
+or without a mesh nothing is split, and nothing here leaves a trace in the program.
+
+Axes: B batch, L positions, N query heads, K key/value heads, H head width.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from poet.typing import Array, Float
+
+
+def mesh_axes(logical: str) -> tuple[str, ...]:
+    """Mesh axes of more than one device that a logical axis is split over, outermost first."""
+    mesh = jax.sharding.get_abstract_mesh()
+    names = next((to for name, to in nn.get_logical_axis_rules() if name == logical), None)
+    names = (names,) if isinstance(names, str) else names or ()
+    return tuple(name for name in names if mesh.shape.get(name, 1) > 1)
+
+
+def num_ways(axes: tuple[str, ...]) -> int:
+    """Parts that these axes of the mesh in force cut an array into."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape[name] for name in axes)
+
+
+def heads_apart(
+    q: Float[Array, "B L N H"], k: Float[Array, "B L K H"], v: Float[Array, "B L K H"]
+) -> tuple[Float[Array, "B L N H"], Float[Array, "B L _ H"], Float[Array, "B L _ H"]]:
+    """Queries, keys and values with whole sequences and few heads a device, not the reverse.
+
+    Where positions are split, this is the all-to-all of sequence parallelism (Jacobs et al., arXiv
+    2309.14509): attention then runs as on one device, static masks included. Key/value heads that
+    are fewer than the devices, or do not divide, are repeated beforehand, so often that they do;
+    a device still receives only the heads that its queries look at.
+
+    Raises:
+      ValueError: The query heads do not divide among the devices that share a sequence.
+    """
+    if not mesh_axes("length"):
+        return q, k, v
+    ways = num_ways(mesh_axes("attended_heads"))
+    if q.shape[2] % ways:
+        raise ValueError(
+            f"num_heads={q.shape[2]} cannot be split over tensor x sequence = {ways} devices; use a"
+            " multiple of that, or a mesh with a smaller `sequence`."
+        )
+    repeats = ways // math.gcd(ways, k.shape[2])
+    if repeats > 1:
+        k, v = (jnp.repeat(x, repeats, axis=2) for x in (k, v))
+    axes = ("batch", None, "attended_heads", "kv")
+    return tuple(nn.with_logical_constraint(x, axes) for x in (q, k, v))
+
+
+def positions_apart(x: Array) -> Array:
+    """Few positions a device: of a stream [B, L, D], or of heads [B, L, N, H] after attention."""
+    if not mesh_axes("length"):
+        return x
+    axes = ("embed",) if x.ndim == 3 else ("heads", "kv")
+    return nn.with_logical_constraint(x, ("batch", "length", *axes))
+
+
+def positions_whole(x: Float[Array, "B L *D"]) -> Float[Array, "B L *D"]:
+    """The same numbers with all positions on every device of `sequence`, of either direction.
+
+    Around whatever joins, cuts or picks positions. XLA's partitioner does not get these right on
+    split positions (jax 0.10.2, CPU): gradients of a table that was looked up for a part of them
+    came out wrong, and a split into 8 ended the process.
+    """
+    if not mesh_axes("length"):
+        return x
+    return nn.with_logical_constraint(x, ("batch", None, "embed")[: x.ndim])
+
+
+def positions_to_add(length: int) -> int:
+    """Positions at the end that make a length a multiple of the devices that share a sequence."""
+    return -length % num_ways(mesh_axes("length"))
