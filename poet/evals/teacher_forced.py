@@ -16,7 +16,7 @@ from poet.data.groups import AgdConfig
 from poet.data.records import Dataset, open_dataset
 from poet.tokens.schedule import RASTER, Schedule
 from poet.train import checkpoint, lm, partitioning
-from poet.train.lm_program import LMPrograms, token_means
+from poet.train.lm_program import LMPrograms, means_by_part
 from poet.train.meta import from_json, to_json
 from poet.train.partitioning import MeshConfig
 
@@ -141,10 +141,12 @@ class Losses:
                 num_examples += int((batch["decoder_loss_weights"] > 0).any(axis=1).sum())
                 placed = partitioning.shard_batch(batch, self._mesh)
                 measured.append(compiled[split, group](params, placed))
-            means = token_means(measured)
-            num_tokens = int(means.pop("num_tokens", 0))
-            row = {"split": split, "task": task, "num_examples": num_examples}
-            return row | {"num_tokens": num_tokens} | means
+            parts = means_by_part(measured)
+            row = {"split": split, "task": task, "num_examples": num_examples, "num_tokens": 0}
+            if whole := parts.pop("all", None):
+                row |= {"num_tokens": int(whole["num_tokens"]), "loss_nats": whole["nats"]}
+                row |= {"accuracy": whole["accuracy"], "parts": parts}
+            return row
 
         return measure
 

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from poet.layers.dropout import ChannelDropout
 from poet.layers.linear import Linear
@@ -155,6 +156,44 @@ class PrefixLM(nn.Module):
         The measures: ``loss_nats``, ``accuracy``, ``num_tokens`` (sum of weights), and
         ``nats_<segment>`` for each kind of target. Targets and weights of the prefix are not read.
         """
+        total, nats, is_correct, weights = self._token_losses(plan, batch)
+        num_tokens = jnp.sum(weights)
+        measures = {
+            "loss_nats": _ratio(nats.sum(), num_tokens),
+            "accuracy": _ratio(is_correct.sum(), num_tokens),
+            "num_tokens": num_tokens,
+        }
+        target_segments = plan.segment_index[plan.prefix_length + 1 :]
+        for index in sorted(set(target_segments.tolist())):
+            columns = (target_segments == index).nonzero()[0]
+            name = f"nats_{self.config.vocabulary.segments[index].name}"
+            measures[name] = _ratio(nats[:, columns].sum(), weights[:, columns].sum())
+        return _ratio(total, num_tokens), measures
+
+    def loss_by_part(self, plan: SequencePlan, batch: Batch) -> dict[str, dict[str, Array]]:
+        """Sums over a batch's output tokens: {part: {"nats", "correct", "num_tokens"}}.
+
+        Parts: "all"; each kind of target by its segment, "visual", "audio_0" (a level), ...; and
+        latent frames, "visual/frame_00", ...
+        """
+        _, nats, is_correct, weights = self._token_losses(plan, batch)
+        segments = plan.segment_index[plan.prefix_length + 1 :]
+        columns = {"all": np.ones(len(segments), bool)}
+        for index, segment in enumerate(self.config.vocabulary.segments):
+            columns[segment.name] = segments == index
+        # Coordinates count from 1; the clips' first latent frame is 0.
+        frames = np.where(columns["visual"], plan.t[plan.prefix_length + 1 :], 0)
+        for t in range(1, int(frames.max(initial=0)) + 1):
+            columns[f"visual/frame_{t - 1:02}"] = frames == t
+        named = {"nats": nats, "correct": is_correct, "num_tokens": weights}
+        return {
+            part: {name: values[:, chosen.nonzero()[0]].sum() for name, values in named.items()}
+            for part, chosen in columns.items()
+            if chosen.any()
+        }
+
+    def _token_losses(self, plan: SequencePlan, batch: Batch) -> tuple[Array, Array, Array, Array]:
+        """Sum with z-loss, and for every output token [B, R] nats, correctness and weight."""
         hidden = self(plan, batch)
         vocabulary, first = self.config.vocabulary, plan.prefix_length
         targets = jnp.asarray(batch["decoder_target_tokens"])[:, first:]
@@ -170,19 +209,8 @@ class PrefixLM(nn.Module):
             weights,
             self.config.tiles,
         )
-        num_tokens = jnp.sum(weights)
         nats, is_correct = (tokens[name] * weights for name in ("nats", "is_correct"))
-        measures = {
-            "loss_nats": _ratio(nats.sum(), num_tokens),
-            "accuracy": _ratio(is_correct.sum(), num_tokens),
-            "num_tokens": num_tokens,
-        }
-        target_segments = plan.segment_index[first + 1 :]
-        for index in sorted(set(target_segments.tolist())):
-            columns = (target_segments == index).nonzero()[0]
-            name = f"nats_{vocabulary.segments[index].name}"
-            measures[name] = _ratio(nats[:, columns].sum(), weights[:, columns].sum())
-        return _ratio(total, num_tokens), measures
+        return total, nats, is_correct, weights
 
     def embed_tokens(
         self,

@@ -26,7 +26,7 @@ from poet.train.loop import Program
 from poet.train.lora import LoraConfig
 from poet.train.origin import Origin
 from poet.train.state import TrainState
-from poet.train.step import Batch, Measures, apply_gradients, make_step, split_frozen
+from poet.train.step import Batch, apply_gradients, make_step, split_frozen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,11 +174,14 @@ class LMPrograms:
 
     def loss(self, plan: SequencePlan, base: Any, params: Any, batch: Batch, key: Any) -> Any:
         """(mean nats per weighted token, measures) of a batch; without a key nothing is dropped."""
+        return self._applied("loss", plan, base, params, batch, key)
+
+    def _applied(self, method: str, plan: Any, base: Any, params: Any, batch: Batch, key: Any):
         if self._adapters:
             params = lora.merge(self._adapters, base, params)
         rngs = None if key is None else {"dropout": key}
         with nn.logical_axis_rules(partitioning.RULES):
-            return self._model.apply({"params": params}, plan, batch, method="loss", rngs=rngs)
+            return self._model.apply({"params": params}, plan, batch, method=method, rngs=rngs)
 
     def compile_gradients(self, group: str) -> Any:
         """The compiled (state, batch, key) -> (gradients, measures) of a group."""
@@ -218,11 +221,11 @@ class LMPrograms:
             return jitted.lower(*shapes).compile()
 
     def compile_loss(self, group: str) -> Any:
-        """The compiled (params, batch) -> measures of a group, for evaluation."""
+        """The compiled (params, batch) -> sums by part of a group, for evaluation."""
         plan = self._batches.groups[group].plan
 
-        def measure(base: Any, params: Any, batch: Batch) -> Measures:
-            return self.loss(plan, base, params, batch, None)[1]
+        def measure(base: Any, params: Any, batch: Batch) -> PartSums:
+            return self._applied("loss_by_part", plan, base, params, batch, None)
 
         rows = partitioning.batch_sharding(self._mesh)
         jitted = jax.jit(measure, in_shardings=(self._base_shardings, self._shardings.params, rows))
@@ -250,7 +253,9 @@ class HeldOut:
     def __call__(self, state: TrainState, step: int) -> dict[str, float]:
         """{"loss_nats/SPLIT/TASK": mean nats a token, ..., "loss_nats/SPLIT": over all tasks}.
 
-        A state with averaged weights has "loss_nats_ema/..." besides.
+        Over all tasks also "loss_nats/SPLIT/by_part/PART" and "accuracy/SPLIT/PART": "all", each
+        modality and audio level, each latent frame (`PrefixLM.loss_by_part`). A state with averaged
+        weights has "loss_nats_ema/..." besides.
         """
         del step
         found = self._losses(state.params, "loss_nats")
@@ -261,50 +266,58 @@ class HeldOut:
     def _losses(self, params: Any, name: str) -> dict[str, float]:
         found = {}
         for split in self._config.splits:
-            totals = np.zeros(2)
+            measured: list[PartSums] = []
             for task in self._tasks():
-                means = self._measure(params, task, split)
-                if means:
-                    found[f"{name}/{split}/{task}"] = means["loss_nats"]
-                    totals += means["loss_nats"] * means["num_tokens"], means["num_tokens"]
-            if totals[1]:
-                found[f"{name}/{split}"] = totals[0] / totals[1]
+                sums = self._measure(params, task, split)
+                measured += sums
+                if means := means_by_part(sums):
+                    found[f"{name}/{split}/{task}"] = means["all"]["nats"]
+            means = means_by_part(measured)
+            if means:
+                found[f"{name}/{split}"] = means["all"]["nats"]
+            found |= {f"{name}/{split}/by_part/{part}": row["nats"] for part, row in means.items()}
+            if name == "loss_nats":
+                found |= {f"accuracy/{split}/{part}": means[part]["accuracy"] for part in means}
         return found
 
     def _tasks(self) -> list[str]:
         return [name for group in self._batches.groups.values() for name in group.task_names]
 
-    def _measure(self, params: Any, task: str, split: str) -> dict[str, float]:
+    def _measure(self, params: Any, task: str, split: str) -> "list[PartSums]":
         key = (task, split)
         if key not in self._cache:
             made = self._batches.eval_batches(task, split, self._config.num_examples)
             self._cache[key] = [
                 (group, partitioning.shard_batch(batch, self._mesh)) for group, batch in made
             ]
-        return token_means(
-            [self._compiled(group)(params, batch) for group, batch in self._cache[key]]
-        )
+        found = [self._compiled(group)(params, batch) for group, batch in self._cache[key]]
+        return jax.device_get(found)
 
 
-def token_means(measured: Sequence[Measures]) -> dict[str, float]:
-    """Measures of several batches of one task as those of one: means over their weighted tokens.
+# {part of the output: {"nats", "correct", "num_tokens": sums over a batch}}.
+PartSums = dict[str, dict[str, Any]]
+
+
+def means_by_part(measured: Sequence[PartSums]) -> dict[str, dict[str, float]]:
+    """{part: {"nats": mean, "accuracy": mean, "num_tokens": sum}} over batches of any tasks.
 
     Args:
-      measured: What `LMPrograms.compile_loss` gives for each batch.
+      measured: What `LMPrograms.compile_loss` gives for each batch; parts are those of
+        `PrefixLM.loss_by_part`.
 
     Returns:
-      Their names, "num_tokens" being the sum; {} where no token has a weight.
+      Parts that have tokens, in the order in which they come first.
     """
-    rows: Sequence[Mapping[str, Any]] = [jax.device_get(measures) for measures in measured]
-    weights = [float(row["num_tokens"]) for row in rows]
-    if not sum(weights):
-        return {}
-    means = {
-        name: sum(float(row[name]) * weight for row, weight in zip(rows, weights, strict=True))
-        / sum(weights)
-        for name in rows[0]
+    totals: dict[str, np.ndarray] = {}
+    for sums in measured:
+        for part, row in sums.items():
+            new = np.array([float(row[name]) for name in ("nats", "correct", "num_tokens")])
+            totals[part] = totals.get(part, 0.0) + new
+    return {
+        part: {"nats": nats / tokens, "accuracy": correct / tokens, "num_tokens": tokens}
+        for part, (nats, correct, tokens) in totals.items()
+        if tokens
     }
-    return means | {"num_tokens": sum(weights)}
 
 
 def lm_program(

@@ -4,17 +4,30 @@ import jax.numpy as jnp
 import pytest
 
 from poet.evals.teacher_forced import TeacherForced
-from poet.train.lm_program import token_means
+from poet.train.lm_program import means_by_part
 
 
 def test_means_are_over_tokens():
-    """Of 30 tokens at 1 nat and 10 at 3: 1.5."""
+    """Of 30 tokens at 1 nat and 10 at 3: 1.5. The second batch has no sound."""
+
+    def sums(nats, correct, num_tokens):
+        return {
+            "nats": jnp.float32(nats),
+            "correct": jnp.float32(correct),
+            "num_tokens": jnp.float32(num_tokens),
+        }
+
     batches = [
-        {"loss_nats": jnp.float32(loss), "accuracy": jnp.float32(0.5), "num_tokens": jnp.float32(n)}
-        for loss, n in ((1.0, 30), (3.0, 10), (0.0, 0))
+        {"all": sums(30, 15, 30), "visual": sums(20, 10, 25), "audio_0": sums(10, 5, 5)},
+        {"all": sums(30, 5, 10), "visual": sums(30, 5, 10)},
+        {"all": sums(0, 0, 0), "special": sums(0, 0, 0)},
     ]
-    assert token_means(batches) == {"loss_nats": 1.5, "accuracy": 0.5, "num_tokens": 40}
-    assert token_means(batches[2:]) == {} == token_means([])
+    assert means_by_part(batches) == {
+        "all": {"nats": 1.5, "accuracy": 0.5, "num_tokens": 40},
+        "visual": {"nats": 50 / 35, "accuracy": 15 / 35, "num_tokens": 35},
+        "audio_0": {"nats": 2.0, "accuracy": 1.0, "num_tokens": 5},
+    }
+    assert means_by_part(batches[2:]) == {} == means_by_part([])
 
 
 def test_settings_that_do_not_hold_together():

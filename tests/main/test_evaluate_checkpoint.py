@@ -80,8 +80,12 @@ def test_losses_do_not_depend_on_batches(tiny, tmp_path, capsys):
     (one,), (two,) = (facts["losses"]["rows"] for facts in found)
     assert (one["num_examples"], one["num_tokens"]) == (4, 4 * 22)
     assert one["task"] == "poet_text_to_video" and one["split"] == "validation"
-    for name in ("loss_nats", "accuracy", "nats_visual"):
+    for name in ("loss_nats", "accuracy"):
         assert one[name] == pytest.approx(two[name], rel=1e-5)
+    frames = [row for part, row in one["parts"].items() if part.startswith("visual/frame_")]
+    visual = one["parts"]["visual"]
+    assert visual["num_tokens"] == sum(row["num_tokens"] for row in frames)
+    assert visual["nats"] == pytest.approx(two["parts"]["visual"]["nats"], rel=1e-5)
     # An untrained model knows little more than how many ids there are.
     assert 4 < one["loss_nats"] < 8 and 0 <= one["accuracy"] < 1
     shown = f"| validation | poet_text_to_video | {results.shown(one['loss_nats'])} |"

@@ -31,6 +31,11 @@ def run_grad(config, params, batch, plan):
     return jax.grad(lambda p: run_loss(config, p, batch, plan)[0])(params)
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def run_by_part(params, batch, plan):
+    return PrefixLM(tiny_lm.CONFIG).apply({"params": params}, plan, batch, method="loss_by_part")
+
+
 def hidden(plan, batch):
     return np.asarray(run_hidden(tiny_lm.CONFIG, tiny_lm.lively_params(), batch, plan))
 
@@ -113,6 +118,34 @@ def test_loss_is_the_plain_cross_entropy(name):
     kinds = {slot.ids.name for slot in plan.slots if slot.is_output}
     kinds |= {"special"} if plan.task.ends else set()
     assert {name for name in measures if name.startswith("nats_")} == {f"nats_{k}" for k in kinds}
+
+
+@pytest.mark.parametrize("name", ["image_to_video", "text_to_video_with_sound"])
+def test_sums_by_part_are_those_of_the_parts_tokens(name):
+    plan, batch = tiny_lm.plan_of(name), tiny_lm.batch_of(name)
+    params, segments = tiny_lm.lively_params(), tiny_lm.VOCABULARY.segments
+    table = np.concatenate([params["head"][s.name][: s.num_ids] for s in segments])
+    logits = hidden(plan, batch) @ table.T
+    targets = batch["decoder_target_tokens"][:, plan.prefix_length :]
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    nats = -np.take_along_axis(log_p, targets[:, :, None], axis=-1)[:, :, 0]
+    weights = plan.loss_weights[plan.prefix_length :]
+    parts = run_by_part(params, batch, plan)
+    assert parts["all"]["num_tokens"] == tiny_lm.BATCH * weights.sum()
+    np.testing.assert_allclose(parts["all"]["nats"], (nats * weights).sum(), rtol=1e-5)
+    assert parts["all"]["correct"] == ((logits.argmax(axis=-1) == targets) * weights).sum()
+    (slot,) = (slot for slot in plan.slots if slot.is_output and slot.kind == "visual")
+    size = tiny_lm.CLIP.grid[1] * tiny_lm.CLIP.grid[2]
+    frames = sorted(part for part in parts if part.startswith("visual/"))
+    # An image stands before image_to_video: its outputs begin with latent frame 1.
+    begun = tiny_lm.CLIP.grid[0] - (slot.stop - slot.start) // size
+    assert frames == [f"visual/frame_{t:02}" for t in range(begun, tiny_lm.CLIP.grid[0])]
+    for at, part in enumerate(frames):
+        first = slot.start + at * size - plan.prefix_length - 1
+        found = nats[:, first : first + size].sum()
+        np.testing.assert_allclose(parts[part]["nats"], found, rtol=1e-5)
+    if name == "text_to_video_with_sound":
+        assert {"audio_0", "audio_1"} <= set(parts)
 
 
 def test_tied_tables_give_the_loss_of_a_head_that_is_a_scaled_embedding():
