@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", default="validation")
     args = parser.parse_args(argv)
     cards = [_card(Path(args.scores) / task, args, words) for task, words in _CARDS.items()]
-    print(f"wrote {picture.write_page(cards, Path(args.out))}")
+    print(f"wrote {picture.write_page(cards, Path(args.out), num_colours=192)}")
     return 0
 
 

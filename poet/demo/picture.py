@@ -27,15 +27,22 @@ def write_picture(samples: Path, out: Path, num_clips: int = 6) -> Path:
     return write_page(cards, out)
 
 
-def write_page(cards: Sequence[np.ndarray], out: Path) -> Path:
-    """Lays cards [Y, X, 3] out, two a row, and writes them whole or not at all."""
+def write_page(cards: Sequence[np.ndarray], out: Path, num_colours: int = 0) -> Path:
+    """Lays cards [Y, X, 3] out, two a row, and writes them whole or not at all.
+
+    Args:
+      num_colours: Of a palette, for a smaller file; 0 keeps all.
+    """
     pairs = [cards[i : i + 2] for i in range(0, len(cards), 2)]
     width = max(card.shape[1] for card in cards)
     rows = [_row(pair, width) for pair in pairs]
     gap = np.full((_GAP_PX, rows[0].shape[1], 3), 255, np.uint8)
     page = np.concatenate([gap, *(part for row in rows for part in (row, gap))])
     partial = out.with_name(out.name + ".partial")
-    Image.fromarray(page).save(partial, format="PNG", optimize=True)
+    image = Image.fromarray(page)
+    if num_colours:
+        image = image.quantize(num_colours, dither=Image.Dither.NONE)
+    image.save(partial, format="PNG", optimize=True)
     partial.replace(out)
     return out
 
