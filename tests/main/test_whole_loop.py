@@ -206,6 +206,7 @@ def test_a_long_clip_and_a_chain(out, tmp_path, capsys):
     assert row["has_sound"] and set(row["ids"]) == {"visual", "audio"}
 
 
+@pytest.mark.slow
 def test_frames_are_shown_as_they_are_written(out, tmp_path, capsys):
     argv = ["--task=text_to_video", "--prompt=a red circle", "--preview", f"--out={tmp_path}"]
     assert cli.main(asked(out, *argv)) == 0

@@ -43,7 +43,8 @@ def test_bits_are_those_of_the_quantizer():
 def test_shared_rows_equal_plain_rows_of_the_same_value():
     """The loss, and the logits of cached decoding, are those of a model with the sums as tables."""
     plan, batch = plan_and_batch()
-    params = meta.unbox(PrefixLM(CONFIG).init(jax.random.key(0), plan, batch)["params"])
+    init = jax.jit(lambda key: PrefixLM(CONFIG).init(key, plan, batch))
+    params = meta.unbox(init(jax.random.key(0))["params"])
     assert params["head"]["visual_bits"].shape == (3, 16)
     params["head"] = jax.tree.map(lambda table: 20 * table, params["head"])
     plain = dict(params)
@@ -54,7 +55,11 @@ def test_shared_rows_equal_plain_rows_of_the_same_value():
         }
     other = dataclasses.replace(CONFIG, share_visual_bits=False, row_multiple=1)
     one, two = (
-        PrefixLM(config).apply({"params": values}, plan, batch, method="loss")[0]
+        jax.jit(
+            lambda values, config=config: PrefixLM(config).apply(
+                {"params": values}, plan, batch, method="loss"
+            )[0]
+        )(values)
         for config, values in ((CONFIG, params), (other, plain))
     )
     assert float(one) == pytest.approx(float(two), rel=1e-6)

@@ -207,6 +207,7 @@ def trained(video):
     return state, rows
 
 
+@pytest.mark.slow
 def test_training_learns_and_measures(trained):
     state, rows = trained
     assert int(state.step) == 30
@@ -216,6 +217,7 @@ def test_training_learns_and_measures(trained):
     assert 1 <= int(rows[-1]["codes_used"]) <= 64
 
 
+@pytest.mark.slow
 def test_the_tokenizer_has_the_moving_average_when_one_is_kept(trained):
     state, _ = trained
     averaged = visual_step.tokenizer_params(state)

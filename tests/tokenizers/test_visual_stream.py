@@ -100,6 +100,7 @@ def test_pixels_in_chunks_are_those_of_the_whole_clip(config, params, latents, l
     np.testing.assert_allclose(chunked, whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ids_differ_only_where_a_latent_is_within_rounding_of_zero(config, params, video, latents):
     tokenizer = visual.VisualTokenizer(config, params, "x", batch_size=2)
     whole = apply_whole(config, params, video, "encode")

@@ -104,6 +104,7 @@ def test_heads_and_positions_may_be_spread(adapted, tmp_path):
     np.testing.assert_allclose(losses(tmp_path), losses(adapted[1]), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_held_out_losses_are_in_the_order_of_training(adapted, tmp_path):
     """The same parameters, asked in raster order, give another number."""
     run = dataclasses.replace(adapted[2], init_from=str(adapted[1]), optimizer=STILL)

@@ -110,6 +110,7 @@ def test_every_device_has_the_same_codebooks(four):
                 np.testing.assert_array_equal(copy, copies[0])
 
 
+@pytest.mark.slow
 def test_the_game_is_measured_and_moves_both_sides(one):
     names = {"adversarial", "features", "discriminator", "logit_real", "logit_fake"}
     assert names <= one[0][0].keys()

@@ -97,6 +97,7 @@ def test_four_devices_hold_parts_of_it_and_give_the_same_losses(
     np.testing.assert_allclose(losses(tmp_path), losses(frozen[1]), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_small_one_can_train_along(frozen, small_dataset, weights, tmp_path):
     state = train(tmp_path, small_dataset, weights, text_is_frozen=False)
     # The same start: the first loss is before any step.

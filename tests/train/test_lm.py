@@ -167,6 +167,7 @@ def test_four_devices_go_on_where_one_stopped(one_device, small_dataset, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_a_restart_keeps_muon_and_dropout(one_device, small_dataset, tmp_path):
     """Momentum comes back from the checkpoint, and a step draws the same channels again."""
     run = make_run(
@@ -185,6 +186,7 @@ def test_a_restart_keeps_muon_and_dropout(one_device, small_dataset, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
 
 
+@pytest.mark.slow
 def test_micro_batches_and_averages_on_two_devices(one_device, small_dataset, tmp_path):
     """The same losses in two parts a step; the average is sharded, saved, measured and resumed."""
     run = make_run(

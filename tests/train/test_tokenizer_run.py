@@ -56,6 +56,7 @@ def test_the_command_trains_continues_and_saves(media, tmp_path, capsys):
     assert "holds step 4 of a run with other settings" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_its_end_gives_the_same_tokenizer_to_the_bit(media, tmp_path):
     out = tmp_path / "audio"
     assert command(media, out) == 0
