@@ -15,6 +15,7 @@ from poet.layers.tiled_loss import LossTiles
 from poet.models.prefix_lm import PrefixLM
 from poet.tokens import sequence
 from poet.tokens.schedule import RASTER
+from poet.tokens.vocabulary import Vocabulary
 from poet.train import partitioning
 from poet.train import state as train_state
 from poet.train.lm_program import LMPrograms
@@ -26,6 +27,15 @@ CONFIG = dataclasses.replace(
     tiny_lm.CONFIG, num_heads=8, tiles=LossTiles(num_tokens=8, num_ids=20, z_loss=1e-2)
 )
 BATCH = 8
+# The paper's vocabulary in small: its visual table is by far the largest array of the model.
+LARGE_VOCABULARY = dataclasses.replace(
+    CONFIG,
+    d_model=32,
+    vocabulary=Vocabulary(num_visual=4096, audio_levels=(5, 6), num_text=20),
+    tiles=LossTiles(num_tokens=8, num_ids=1024),
+)
+# Numbers of the visual table.
+LARGE_TABLE = 4096 * 32
 
 
 def mesh_of(replica, fsdp, sequence, tensor):
