@@ -54,6 +54,9 @@ def heads_apart(
     if repeats > 1:
         k, v = (jnp.repeat(x, repeats, axis=2) for x in (k, v))
     axes = ("batch", None, "attended_heads", "kv")
+    # Said on both sides: otherwise the compiler gathers what queries, keys and values are made of,
+    # and makes them of all positions on every device.
+    q, k, v = (positions_apart(x) for x in (q, k, v))
     return tuple(nn.with_logical_constraint(x, axes) for x in (q, k, v))
 
 

@@ -1,9 +1,12 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import mesh_programs
 import numpy as np
 import pytest
 
 from poet.layers.tiled_loss import LossTiles, tiled_cross_entropy
+from poet.train.partitioning import RULES
 
 SIZES, ROWS = (5, 17, 8), (8, 24, 8)
 NUM_TOKENS, DIM = 11, 6
@@ -110,6 +113,56 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary():
 
     # 896 more tokens may cost their own vectors, but not 896 x 4096 more logits.
     assert extra(1024) - extra(128) < 0.1 * 896 * 4096 * 4
+
+
+def on_mesh(*shape):
+    """The compiled gradients of a loss with [B, R] tokens, and its arguments, on a mesh.
+
+    Neither the positions (5) nor the rows of the second table (25) divide by 2.
+    """
+    keys = jax.random.split(jax.random.key(1), 6)
+    hidden = jax.random.normal(keys[0], (4, 5, DIM))
+    tables = tuple(
+        jax.random.normal(k, (rows, DIM)) for k, rows in zip(keys[1:4], (8, 25, 8), strict=True)
+    )
+    targets = jax.random.randint(keys[4], (4, 5), 0, sum(SIZES))
+    weights = jax.random.uniform(keys[5], (4, 5))
+    tiles = LossTiles(num_tokens=3, num_ids=7, max_kept_logits=0, z_loss=0.01)
+
+    def loss(hidden, tables, weights):
+        total, measures = tiled_cross_entropy(hidden, tables, SIZES, targets, weights, tiles)
+        return 3.0 * total, measures
+
+    args = hidden, tables, weights
+    with jax.set_mesh(mesh_programs.mesh_of(*shape)), nn.logical_axis_rules(RULES):
+        grad = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+        return jax.jit(grad).lower(*args).compile(), args
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    compiled, args = on_mesh(1, 1, 1, 1)
+    return compiled(*args)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1, 2), (1, 1, 2, 2), (2, 2, 1, 1), (1, 2, 2, 1)])
+def test_a_mesh_gives_the_numbers_of_one_device(on_one_device, shape):
+    compiled, args = on_mesh(*shape)
+    leaves = zip(*map(jax.tree.leaves, (compiled(*args), on_one_device)), strict=True)
+    for got, want in leaves:
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    # Each table once, before the loop over token tiles.
+    gathers = mesh_programs.gathers(compiled.as_text())
+    assert len([g for g in gathers if g[0] >= 4 * DIM]) == (3 if shape[1] > 1 else 0)
+    assert not any(is_inside for _, is_inside in gathers)
+
+
+def test_sequences_that_do_not_divide_are_refused(problem):
+    hidden, tables, targets, weights = problem
+    hidden, targets, weights = (x[None] for x in (hidden, targets, weights))
+    with jax.set_mesh(mesh_programs.mesh_of(1, 2, 1, 1)), nn.logical_axis_rules(RULES):
+        with pytest.raises(ValueError, match=r"batch of 1 sequences .* over 2 devices .fsdp."):
+            tiled_cross_entropy(hidden, tables, SIZES, targets, weights)
 
 
 def test_refusals(problem):

@@ -38,4 +38,5 @@ def test_heads_are_exchanged_for_positions(shape):
     for got, want in zip(*map(jax.tree.leaves, (split(*args), compiled(*args))), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     text = split.as_text()
-    assert " all-to-all(" in text and " all-to-all(" not in compiled.as_text()
+    # Queries, keys, values and the result, there and in the backward pass.
+    assert text.count(" all-to-all(") >= 8 and " all-to-all(" not in compiled.as_text()
