@@ -5,15 +5,16 @@
 
 The words after the flags are those of `poet train`, without MODEL_DIR. One run is left alone; each
 of the others gets SIGKILL at up to --num_kills moments drawn between its start and the time that
-the first one took, and then ends undisturbed. Prints one JSON line; exit code 1 unless every run
-ends with the parameters of the first, bit for bit. Runs that are finished in --out are not made
-again.
+the first one took, at least once, and then ends undisturbed. Prints one JSON line; exit code 1
+unless every run ends with the parameters of the first, bit for bit. Runs that are finished in --out
+are not made again.
 """
 
 import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +52,10 @@ def main(argv: list[str] | None = None) -> int:
             pauses = [moments.uniform(0.0, took_s) for _ in range(args.num_kills)]
             folder = out / f"killed_{number:02}"
             row = run_to_end(args.command, folder, pauses)
+            while not row["kills"]:  # it ended before its moment: once more, with an earlier one
+                shutil.rmtree(folder)
+                pauses = [pause / 2 for pause in pauses]
+                row = run_to_end(args.command, folder, pauses)
             row["is_equal"] = equal_params(out / "undisturbed", folder)
             rows.append(row)
             progress.update(number + 1, f"{row['kills']} kills")
