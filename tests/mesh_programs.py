@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import types
 
 import jax
 import numpy as np
@@ -10,6 +9,7 @@ import optax
 import tiny_lm
 from flax.core import meta
 
+from poet.data.batches import AgdBatches
 from poet.data.groups import Group
 from poet.layers.tiled_loss import LossTiles
 from poet.models.prefix_lm import PrefixLM
@@ -57,14 +57,18 @@ def plan_and_batch(config=CONFIG, task="text_to_video"):
     return plan, batch | {"text_is_dropped": np.arange(BATCH) % 3 == 0}
 
 
+class _OneGroup(AgdBatches):
+    """Batches that are known by their group alone, for what only compiles."""
+
+    def __init__(self, group):
+        self.groups = {group.name: group}
+
+
 def programs_on(mesh, config=CONFIG, schedule=RASTER):
     """(the programs of a run with one group "it", its batch)."""
     plan, batch = plan_and_batch(config)
-    groups = {"it": Group(name="it", plan=plan, batch_size=BATCH, task_names=("it",))}
-    made = LMPrograms(
-        config, optax.sgd(1.0), mesh, types.SimpleNamespace(groups=groups), schedule=schedule
-    )
-    return made, batch
+    batches = _OneGroup(Group(name="it", plan=plan, batch_size=BATCH, task_names=("it",)))
+    return LMPrograms(config, optax.sgd(1.0), mesh, batches, schedule=schedule), batch
 
 
 def params_of(config=CONFIG):
