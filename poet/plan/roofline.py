@@ -119,6 +119,10 @@ def predict(
         exposed["links"] += shown[0]
         exposed["dcn"] += shown[1]
     spent = spent | exposed | {"dispatch": num_programs * factors.dispatch_s}
+    # Only what there is can hide an exchange: the links' whole time is the least.
+    hidden = spent["products"] + spent["memory"]
+    for name, whole in (("links", links), ("dcn", dcn)):
+        spent[name] = max(spent[name], whole / factors.link_efficiency - hidden)
     total = sum(spent.values())
     products = costs.flops / chip.bf16_flops
     memory = costs.hbm_bytes / chip.hbm_bytes_per_s

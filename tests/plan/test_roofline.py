@@ -76,12 +76,16 @@ def test_between_slices_every_chip_carries_its_own_part():
     assert roofline.exchange_s(shared, two, 0.0) == (0.0, pytest.approx(1.0))
 
 
-def test_only_the_exposed_share_counts():
-    costs = Costs((), (Collective("all-gather", 96e9, 16),))
-    factors = Factors(exposed_gather=0.25, link_efficiency=1.0, hop_s=0.0, dispatch_s=0.0)
-    found = roofline.predict(costs, SLICE, factors)
-    assert found.calibrated_s == pytest.approx(0.25)
-    assert found.optimistic_s == pytest.approx(1.0)
+def test_only_the_exposed_share_counts_where_there_is_work_to_hide_the_rest():
+    gather = Collective("all-gather", 96e9, 16)  # one second
+    factors = Factors(
+        exposed_gather=0.25, link_efficiency=1.0, hbm_efficiency=1.0, hop_s=0.0, dispatch_s=0.0
+    )
+    busy = Op((), 2 * 0.819e12)  # two seconds
+    found = roofline.predict(Costs((busy,), (gather,)), SLICE, factors)
+    assert found.calibrated_s == pytest.approx(2.25)
+    alone = roofline.predict(Costs((), (gather,)), SLICE, factors)
+    assert alone.calibrated_s == pytest.approx(1.0) == alone.optimistic_s
 
 
 def test_what_takes_longest_is_summed_by_place():
