@@ -234,7 +234,6 @@ def generate(planned: Planned, engine: Engine, shard: int, num_shards: int) -> N
       ValueError: Requests failed; their rows say why, and the next run tries them again.
     """
     mine = planned.brought.asks[shard::num_shards]
-    # A job makes batches anew of which one answer is missing; here only that answer is made.
     todo = jobs.unanswered(engine, planned.job, mine, planned.estimator)
     if not todo:
         return

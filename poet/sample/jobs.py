@@ -2,8 +2,8 @@
 
 A job writes OUT/NAME.mp4 (.webm, .gif, .png, .wav) and OUT/NAME.json for every request, both whole
 or not at all, and at the end OUT/samples.jsonl with one row a request in their order. A job that
-was killed goes on where it stopped; the ids do not depend on where that was, because every draw is
-keyed by the seed, the request's number and the position.
+was killed, or lost some files, makes what is missing; the ids do not depend on what that is,
+because every draw is keyed by the seed, the request's number and the position.
 
 Media and tokenizers are imported where they are used: the rest of `poet.sample` runs without them.
 """
@@ -61,15 +61,17 @@ def run(
             if not job.records_failures:
                 raise
             outputs.write_failure(facts, job, ask, error)
-    done = len(asks) - len(readable)
-    for task_name, group in _groups(engine, job, readable).items():
-        # The same number of calls with the fewest rows to fill up: 48 requests are 2 x 24, not
-        # 32 + 16.
-        size = -(-len(group) // -(-len(group) // job.batch_size))
+    todo = [ask for ask in readable if not outputs.is_answered(facts, job, ask)]
+    done = len(asks) - len(todo)
+    if not todo:
+        say(done)
+    # Batches keep the size that all requests give, and so the compiled program, if few are left.
+    sizes = {name: _batch_size(len(group), job) for name, group in _groups(engine, job, readable)}
+    for task_name, group in _groups(engine, job, todo):
+        size = sizes[task_name]
         for first in range(0, len(group), size):
             batch = group[first : first + size]
-            if not all(outputs.is_answered(facts, job, ask) for ask in batch):
-                _Batch(engine, facts, job, task_name, size, estimator, pick).answer(batch)
+            _Batch(engine, facts, job, task_name, size, estimator, pick).answer(batch)
             done += len(batch)
             say(done)
     rows = [json.loads(outputs.row_path(job, ask).read_text()) for ask in asks]
@@ -174,11 +176,17 @@ def _task_of(engine: Engine, job: Job, ask: Ask) -> Task:
     return engine.task(name)
 
 
-def _groups(engine: Engine, job: Job, asks: Sequence[Ask]) -> dict[str, list[Ask]]:
+def _batch_size(count: int, job: Job) -> int:
+    """The fewest calls with the fewest rows to fill up: 48 requests are 2 x 24, not 32 + 16."""
+    return -(-count // -(-count // job.batch_size))
+
+
+def _groups(engine: Engine, job: Job, asks: Sequence[Ask]) -> list[tuple[str, list[Ask]]]:
+    """(task, requests that it answers) of all, in the order of the first request of each."""
     groups: dict[str, list[Ask]] = {}
     for ask in asks:
         groups.setdefault(_task_of(engine, job, ask).name, []).append(ask)
-    return groups
+    return list(groups.items())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,9 @@ _ENDINGS = (".mp4", ".webm", ".gif", ".png", ".wav")
 # Pictures smaller than this are enlarged by whole pixels, so that a player shows more than a stamp.
 _SHOWN_PX = 128
 
+# In the row of a request whose media file is being written.
+_BEGUN = "begun"
+
 
 def target(out: str | os.PathLike) -> tuple[Path, str]:
     """(folder, file name) that a path stands for; "" for a folder.
@@ -80,13 +83,13 @@ def _stem(job: Job, ask: Ask) -> str:
 
 def is_answered(facts: Mapping[str, Any], job: Job, ask: Ask) -> bool:
     """Whether this very request has its files already."""
-    path = row_path(job, ask)
-    try:
-        row = json.loads(path.read_text())
-    except (OSError, ValueError):
+    row = _row_there(row_path(job, ask))
+    if not row or "error" in row or _BEGUN in row or not (job.out / row.get("file", "")).is_file():
         return False
-    if "error" in row or not (job.out / row.get("file", "")).is_file():
-        return False
+    return _is_of(row, facts, job, ask)
+
+
+def _is_of(row: Mapping[str, Any], facts: Mapping[str, Any], job: Job, ask: Ask) -> bool:
     return all(row.get(name) == value for name, value in request_of(facts, job, ask).items())
 
 
@@ -95,15 +98,27 @@ def check_free(facts: Mapping[str, Any], job: Job, ask: Ask) -> None:
     if job.overwrite or is_answered(facts, job, ask):
         return
     stem = _stem(job, ask)
+    row = _row_there(row_path(job, ask))
+    if _BEGUN in row and _is_of(row, facts, job, ask):
+        return  # what a killed run left of this very request
     for path in (job.out / f"{stem}{ending}" for ending in (".json", *_ENDINGS)):
         if not path.exists():
             continue
-        if path.suffix == ".json" and "error" in json.loads(path.read_text() or "{}"):
+        if path.suffix == ".json" and "error" in row:
             continue  # a failure is tried again
         raise ValueError(
             f"{path} is there already and was made from something else; pass --overwrite, or"
             " another --out."
         )
+
+
+def _row_there(path: Path) -> dict[str, Any]:
+    """The row of a file; empty where there is none, or another thing."""
+    try:
+        row = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def write_answer(
@@ -117,7 +132,9 @@ def write_answer(
     ids: Any,
     more: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Writes the media file, then the row; returns the row.
+    """Writes a row that says what is begun, the media file, then the whole row; returns that.
+
+    A run that is killed in between leaves what the next one knows as its own.
 
     Args:
       engine: For the rates of its clips and sound.
@@ -136,6 +153,8 @@ def write_answer(
         frames = None
     if frames is not None and (job.file_name or f".{job.format}").endswith(".gif"):
         sound = None  # the format has none
+    begun = {"name": ask.name, **request_of(facts, job, ask), _BEGUN: True}
+    write_text(row_path(job, ask), json.dumps(begun))
     if frames is None:
         file = f"{_stem(job, ask)}.wav"
         write.write_wav(job.out / file, sound, engine.sample_rate_hz)

@@ -128,15 +128,23 @@ def test_hosts_share_a_protocol(shared):
 
 
 def test_what_is_there_is_kept(shared, tiny, capsys):
-    """One clip is lost: it alone is made again, to the same bytes; the result is the same."""
+    """A clip is lost, and the row of another, as if killed between the two: made again, alone.
+
+    Their bytes are the same, and the result is.
+    """
     out, _ = shared
     clips = sorted((out / "shapes_text_to_video" / "generated").glob("*.mp4"))
     times, lost = [path.stat().st_mtime_ns for path in clips], clips[1].read_bytes()
     clips[1].unlink()
+    half = sorted((out / "shapes_continuation" / "generated").glob("*.json"))[0]
+    half_clip = half.with_suffix(".mp4").read_bytes()
+    half.unlink()
     before = read(out)
     assert protocol(tiny, out, "shapes_world", "--gin.NUM_REQUESTS=2", "--merge") == 2
-    assert "1 clips of shapes_text_to_video are missing" in capsys.readouterr().err
+    says = "1 clips of shapes_text_to_video and 1 clips of shapes_continuation are missing"
+    assert says in capsys.readouterr().err
     assert protocol(tiny, out, "shapes_world", "--gin.NUM_REQUESTS=2") == 0
+    assert half.is_file() and half.with_suffix(".mp4").read_bytes() == half_clip
     assert clips[1].read_bytes() == lost and clips[0].stat().st_mtime_ns == times[0]
     assert read(out) == before
 

@@ -90,6 +90,57 @@ def test_an_answer_is_kept_and_others_are_not_replaced(tmp_path):
     assert rows[0]["prompt"] == "a circle"
 
 
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_run_that_was_killed_at_a_file_is_taken_up_again(tmp_path, monkeypatch, is_written):
+    """Killed before the file of b was whole, or between it and its row; a is kept."""
+    engine, job = CountingEngine(), job_of(tmp_path, batch_size=4)
+    asks = [jobs.Ask(name=name, prompt="a square", number=n) for n, name in enumerate("abc")]
+    whole = write.write_clip
+
+    def killed(path, *args, **more):
+        if is_written or path.stem != "b":
+            whole(path, *args, **more)
+        if path.stem == "b":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "write_clip", killed)
+        with pytest.raises(KeyboardInterrupt):
+            jobs.run(engine, job, asks)
+    assert (tmp_path / "b.mp4").exists() == is_written
+    assert jobs.unanswered(engine, job, asks) == asks[1:]
+    # Another request may not have its place, whatever is there of it.
+    other = [asks[0], dataclasses.replace(asks[1], prompt="a circle"), asks[2]]
+    with pytest.raises(ValueError, match=r"b\.json is there already .* pass --overwrite"):
+        jobs.run(engine, job, other)
+    done = []
+    rows = jobs.run(engine, job, asks, done.append)
+    # Two are left, in a batch of three as before.
+    assert [numbers for _, numbers in engine.generated] == [[0, 1, 2], [1, 2, 2]]
+    assert [row["ids"]["visual"][0][0][0] for row in rows] == [0, 1, 2] and done == [3]
+    assert not any("begun" in row or "error" in row for row in rows)
+    assert jobs.run(engine, job, asks) == rows and len(engine.generated) == 2
+
+
+def test_one_lost_answer_is_made_alone(tmp_path):
+    engine, job = CountingEngine(), job_of(tmp_path, batch_size=2)
+    asks = [jobs.Ask(name=name, prompt="a square", number=n) for n, name in enumerate("abcd")]
+    rows = jobs.run(engine, job, asks)
+    (tmp_path / "b.mp4").unlink()
+    (tmp_path / "b.json").unlink()
+    times = [(tmp_path / f"{name}.mp4").stat().st_mtime_ns for name in "acd"]
+    assert jobs.run(engine, job, asks) == rows
+    assert [numbers for _, numbers in engine.generated] == [[0, 1], [2, 3], [1, 1]]
+    assert times == [(tmp_path / f"{name}.mp4").stat().st_mtime_ns for name in "acd"]
+
+
+def test_files_that_no_run_made_are_not_replaced(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"a film of mine")
+    with pytest.raises(ValueError, match=r"a\.mp4 is there already .* pass --overwrite"):
+        jobs.run(CountingEngine(), job_of(tmp_path), [jobs.Ask(name="a", prompt="a square")])
+    assert (tmp_path / "a.mp4").read_bytes() == b"a film of mine"
+
+
 def test_hosts_that_share_a_folder_see_what_is_missing(tmp_path):
     engine, job = CountingEngine(), job_of(tmp_path, has_table=False)
     asks = [jobs.Ask(name=name, prompt="a square", number=n) for n, name in enumerate("ab")]
