@@ -28,6 +28,7 @@ class CheckpointEvaluation:
       sampling: How tokens are drawn, its seed included; guidance counts for tasks with words.
       then_temperature: Of the tasks that follow in a protocol; None is the temperature of sampling.
       weights: Kind of a metric's network -> its file.
+      plugins: Modules or files with metrics of your own, as `poet.evals.plugins` says.
       batch_size: Requests decoded together.
       metric_batch_size: Clips that are measured together.
       seed: Of what a protocol draws of its files, of groups and of intervals.
@@ -41,12 +42,15 @@ class CheckpointEvaluation:
     sampling: SamplingRequest = SamplingRequest()
     then_temperature: float | None = None
     weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    plugins: Sequence[str] = ()
     batch_size: int = 32
     metric_batch_size: int = 8
     seed: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "protocols", tuple(self.protocols))
+        named = [self.plugins] if isinstance(self.plugins, str) else self.plugins
+        object.__setattr__(self, "plugins", tuple(named))
         names = [protocol.name for protocol in self.protocols]
         if len(set(names)) < len(names):
             raise ValueError(f"Protocols need different names, got {', '.join(names)}.")

@@ -11,6 +11,7 @@ from poet.evals import (
     sound_metrics,
 )
 from poet.evals.metric import Metric
+from poet.evals.plugins import Plugins
 
 ALL = "all"
 # Names that stand for all metrics which begin so.
@@ -35,34 +36,47 @@ def known_names() -> list[str]:
 
 
 def choose(
-    names: Sequence[str], weights: Mapping[str, Path] | None = None, batch_size: int = 8
+    names: Sequence[str],
+    weights: Mapping[str, Path] | None = None,
+    batch_size: int = 8,
+    plugins: Plugins | None = None,
 ) -> list[Metric]:
-    """Metrics of these names in the registry's order, each once.
+    """Metrics of these names in the registry's order, each once; networks of ours come last.
 
     Args:
-      names: Of metrics and families; "all" is every metric without a network.
+      names: Of metrics and families; "all" is every metric without a network of ours.
       weights: Kind of a network -> its file.
       batch_size: Clips that an extractor sees at once.
+      plugins: What a person brings.
 
     Raises:
-      ValueError: An unknown name, or a network's metric without its weights.
+      ValueError: An unknown name, a network's metric without its weights, or a plug-in's metric of
+        a name of ours.
     """
-    unknown = [name for name in names if name not in known_names()]
+    plugins = plugins or Plugins()
+    brought = {metric.name: metric for metric in plugins.metrics}
+    known = known_names()
+    if taken := [name for name in brought if name in known]:
+        raise ValueError(f"A plug-in's metric is called {taken[0]} as one of ours; rename it.")
+    unknown = [name for name in names if name not in (*known, *brought)]
     if unknown or not names:
         raise ValueError(
-            f"Expected metrics among {', '.join(known_names())}; got"
+            f"Expected metrics among {', '.join([*known, *brought])}; got"
             f" {', '.join(unknown) or 'none'}."
         )
     if batch_size < 1:
         raise ValueError(f"Expected a batch of at least 1 clip, got batch_size={batch_size}.")
-    free = weight_free(batch_size)
+    free = weight_free(batch_size) | brought
     wanted = {
         metric
         for name in names
         for metric in (free if name == ALL else _members(name, free) or [name])
     }
     found = [metric for name, metric in free.items() if name in wanted]
-    return found + network_metrics.metrics(weights or {}, wanted, batch_size)
+    # A kind that only a plug-in knows is not an unknown one.
+    theirs = plugins.kinds - {network.kind for network in network_metrics.NETWORKS}
+    ours = {kind: path for kind, path in (weights or {}).items() if kind not in theirs}
+    return found + network_metrics.metrics(ours, wanted, batch_size)
 
 
 def _members(name: str, free: Mapping[str, Metric]) -> list[str]:

@@ -50,7 +50,9 @@ def metrics(weights: Mapping[str, Path], wanted: Collection[str], batch_size: in
     kinds = [network.kind for network in NETWORKS]
     for kind in weights:
         if kind not in kinds:
-            raise ValueError(f"--weights {kind}=... is none of {', '.join(kinds)}.")
+            raise ValueError(
+                f"--weights {kind}=... is none of {', '.join(kinds)}, and no plug-in asks for it."
+            )
     found = []
     for network in NETWORKS:
         mine = [name for name in network.names if name in wanted]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from poet.data import structure
-from poet.evals import folders, measuring, metrics, protocol_files, resampling, results
+from poet.evals import folders, measuring, metrics, plugins, protocol_files, resampling, results
 from poet.evals.checkpoint_evaluation import CheckpointEvaluation
 from poet.evals.measuring import Work
 from poet.evals.metric import Metric
@@ -83,8 +83,10 @@ def check(
     brought = protocol_files.bring(protocol, chain[0], evaluation.seed)
     inputs.check(chain[0], brought.asks[0])
     weights = {kind: Path(path) for kind, path in evaluation.weights.items()}
+    batch_size = evaluation.metric_batch_size
+    mine = plugins.load(evaluation.plugins, weights, batch_size)
     chosen = {
-        measure.name: metrics.choose(measure.metrics, weights, evaluation.metric_batch_size)
+        measure.name: metrics.choose(measure.metrics, weights, batch_size, mine)
         for measure in protocol.measures
     }
     is_heard = any(part.kind == "audio" for task in chain for part in task.inputs + task.outputs)

@@ -2,6 +2,7 @@
 
 poet evaluate --real clips --generated made --metrics psnr,ssim,av_align --out out/scores
 poet evaluate --real clips --generated made --metrics fvd,kvd --weights i3d=i3d.safetensors
+poet evaluate --real clips --generated made --plugin my_lpips.py --weights lpips=lpips_alex.pt
 poet evaluate --real clips --generated made --shard 0/4     (and 1/4, 2/4, 3/4, beside it)
 poet evaluate --compare out/before/result.json out/after/result.json
 poet evaluate --gin_file gin/runs/evaluate.gin --gin.CHECKPOINT=out/model
@@ -38,6 +39,7 @@ def _flags(argv: list[str]):
     folders("--real", help="folder of clips, a manifest, or folders of pictures")
     folders("--generated", help="the same; files pair by name")
     folders("--metrics", help="names by commas; all that need no network by default")
+    folders("--plugin", action="append", default=[], help="module or file with metrics of your own")
     folders("--weights", nargs="*", default=[], help="of networks, such as i3d=i3d.safetensors")
     folders("--size", default="", help="128, or HEIGHTxWIDTH; that of the first generated file")
     folders("--num_frames", type=int, default=17, help="of every clip")

@@ -74,7 +74,7 @@ def run(flags: Any) -> int:
 
 
 def _work(flags: Any) -> Any:
-    from poet.evals import folders, measuring, metrics, reading
+    from poet.evals import folders, measuring, metrics, plugins, reading
 
     if not flags.generated:
         raise commands.UserError("--real needs --generated, the folder to compare with it.")
@@ -86,7 +86,9 @@ def _work(flags: Any) -> Any:
         num_clips=flags.num_clips,
     )
     names = (flags.metrics or metrics.ALL).split(",")
-    chosen = metrics.choose(names, _weights(flags.weights), flags.batch_size)
+    weights = _weights(flags.weights)
+    brought = plugins.load(flags.plugin, weights, flags.batch_size)
+    chosen = metrics.choose(names, weights, flags.batch_size, brought)
     if names == [metrics.ALL]:
         chosen = _possible(chosen, found, flags.num_frames)
     height_px, width_px = _size(flags.size, found)
