@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -31,8 +33,10 @@ def test_hand_worked_distances():
 def test_samples_and_fewer_of_them_than_features():
     left = np.array([[0.0, 0], [2, 0], [0, 2], [2, 2]])
     right = np.array([[1.0, 1], [5, 1], [1, 5], [5, 5]])
-    # 10.0 would be the divisor N.
     assert frechet.frechet_distance(left, right) == pytest.approx(32 / 3)
+    # What it is not: the divisor N.
+    means, others = ([side.mean(axis=0), np.cov(side.T, ddof=0)] for side in (left, right))
+    assert frechet.distance_of_moments(*means, *others) == pytest.approx(10.0)
     draw = np.random.default_rng(0)
     few, others = draw.standard_normal((8, 400)), draw.standard_normal((8, 400))
     # The exact value, from the singular values of the centred cross product.
@@ -71,6 +75,42 @@ def test_moments_do_not_depend_on_batches_hosts_or_order(num_hosts, batch_size):
     np.testing.assert_allclose(found.covariance, np.cov(rows, rowvar=False), rtol=1e-10)
 
 
+HOST = """
+import sys
+import numpy as np
+from poet.evals import frechet
+rows, host, num_hosts, batch_size = np.load(sys.argv[1]), *map(int, sys.argv[3:])
+mine = rows[host::num_hosts]
+batches = (mine[at : at + batch_size] for at in range(0, len(mine), batch_size))
+frechet.moments_of_batches(batches).save(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(
+    "num_hosts",
+    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)],
+)
+def test_moments_of_several_processes_merge(tmp_path, num_hosts):
+    """Each takes every n-th row in batches of its own size and leaves a file."""
+    rows = {"real": 50 + draws(101, 6), "made": 51 + 2 * draws(90, 6, seed=1)}
+    commands, files = [], {side: [] for side in rows}
+    for side, values in rows.items():
+        np.save(tmp_path / f"{side}.npy", values)
+        for host in range(num_hosts):
+            files[side].append(tmp_path / f"{side}.{host}")
+            words = (tmp_path / f"{side}.npy", files[side][-1], host, num_hosts, 3 + host)
+            commands.append([sys.executable, "-c", HOST, *map(str, words)])
+    hosts = [subprocess.Popen(command) for command in commands]
+    assert not any(host.wait(timeout=250) for host in hosts)
+    real, made = (
+        frechet.merge_moments(map(frechet.load_moments, reversed(files[side]))) for side in rows
+    )
+    assert (real.count, made.count) == (101, 90)
+    np.testing.assert_allclose(real.covariance, np.cov(rows["real"], rowvar=False), rtol=1e-10)
+    want = frechet.frechet_distance(rows["real"], rows["made"])
+    assert frechet.distance_between(real, made) == pytest.approx(want, rel=1e-10)
+
+
 def test_a_host_without_examples_changes_nothing():
     some = frechet.moments_of(draws(5, 3))
     none = frechet.Moments(count=0, mean=np.zeros(3), scatter=np.zeros((3, 3)))
@@ -106,10 +146,15 @@ def test_moments_are_saved_as_they_are(tmp_path):
         frechet.load_moments(tmp_path / "other.npz")
 
 
-def test_null_distance_of_400_features():
-    left, right = draws(512, 400), draws(512, 400, seed=1)
-    # The mean over many draws is 158.4; a wrong divisor or kind of root is far off.
-    assert frechet.frechet_distance(left, right) == pytest.approx(158.4, rel=0.03)
+@pytest.mark.parametrize(
+    ("count", "mean"), [(256, 299.4), (512, 158.4), (1024, 79.2), (2048, 39.52), (10_000, 8.07)]
+)
+def test_null_distance_of_400_features(count, mean):
+    """The mean over many draws; a wrong divisor or kind of root is far off."""
+    found = frechet.frechet_distance(draws(count, 400), draws(count, 400, seed=1))
+    assert found == pytest.approx(mean, rel=0.03)
+    if count >= 400:
+        assert mean == pytest.approx((2 * 400 + 400 * 401 / 2) / count, rel=0.01)
 
 
 def test_null_distance_of_two_halves_is_the_bias():

@@ -19,6 +19,7 @@ def test_psnr_of_known_errors():
     assert pictures.psnr_db(black, black + 0.1) == pytest.approx([20.0] * 2)
     assert pictures.psnr_db(black, black + 1.0) == pytest.approx([0.0] * 2)
     assert pictures.psnr_db(black, black) == pytest.approx([100.0] * 2)
+    assert pictures.psnr_db(pattern(0), pattern(3)) == pytest.approx(10.432041350499269)
 
 
 def test_ssim_of_known_pairs():

@@ -50,24 +50,49 @@ def test_everything_without_weights_and_a_comparison(clips, tmp_path, capsys):
     assert capsys.readouterr().out.count("second is better") == 2
 
 
-def test_two_processes_share_the_work(tmp_path):
-    """Two commands side by side; the later one sums up, and gives what one alone gives."""
-    draw = np.random.default_rng(0)
-    for folder in ("real", "made"):
-        for number in range(40):
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Folders of 70 pictures, five parts of names; what one process measures of them."""
+    folder, draw = tmp_path_factory.mktemp("alone"), np.random.default_rng(0)
+    for side in ("real", "made"):
+        for number in range(70):
             pixels = draw.integers(0, 256, (16, 16, 3)).astype(np.uint8)
-            images.write_image(tmp_path / folder / f"{number}.png", pixels)
-    argv = [sys.executable, "-m", "poet.main.cli", "evaluate", "--num_frames=1"]
-    argv += [f"--real={tmp_path / 'real'}", f"--generated={tmp_path / 'made'}"]
-    argv += ["--metrics=psnr,frechet_toy_pixels"]
-    shared = [*argv, f"--out={tmp_path / 'shared'}"]
-    both = [subprocess.Popen([*shared, f"--shard={shard}/2"]) for shard in (0, 1)]
-    assert [process.wait(timeout=250) for process in both] == [0, 0]
-    flags = [word for word in shared[4:] if not word.startswith("--out")]
-    assert cli.main(["evaluate", *flags, f"--out={tmp_path / 'shared'}", "--merge"]) == 0
-    assert cli.main(["evaluate", *flags, f"--out={tmp_path / 'alone'}", "--batch_size=3"]) == 0
-    tables = [(tmp_path / name / "result.md").read_text() for name in ("shared", "alone")]
-    assert tables[0] == tables[1] and "/N=40x1" in tables[0]
+            images.write_image(folder / side / f"{number}.png", pixels)
+    flags = [f"--real={folder / 'real'}", f"--generated={folder / 'made'}", "--num_frames=1"]
+    flags += ["--metrics=psnr,frechet_toy_pixels,kvd_toy_frames"]
+    assert cli.main(["evaluate", *flags, f"--out={folder / 'out'}"]) == 0
+    return flags, folder / "out"
+
+
+@pytest.mark.parametrize(
+    "num_hosts",
+    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)],
+)
+def test_processes_share_the_work(alone, tmp_path, num_hosts):
+    """Commands side by side, each with batches of its own; whoever is last sums up.
+
+    The result is what one alone gives.
+    """
+    flags, whole = alone
+    argv = [sys.executable, "-m", "poet.main.cli", "evaluate", *flags, f"--out={tmp_path}"]
+    hosts = [
+        subprocess.Popen([*argv, f"--shard={host}/{num_hosts}", f"--batch_size={host + 1}"])
+        for host in reversed(range(num_hosts))
+    ]
+    assert not any([host.wait(timeout=280) for host in hosts])
+    assert len(list((tmp_path / "parts").glob("*/*.npz"))) == 5
+    found, want = (
+        json.loads((folder / "result.json").read_text())["metrics"] for folder in (tmp_path, whole)
+    )
+    for name, entry in want.items():
+        assert found[name]["protocol"] == entry["protocol"]
+        for what in ("mean", "low", "high"):
+            assert found[name][what] == pytest.approx(entry[what], abs=1e-9), name
+    assert (tmp_path / "result.md").read_text() == (whole / "result.md").read_text()
+    # To sum up again changes nothing.
+    assert cli.main(["evaluate", *flags, f"--out={tmp_path}", "--merge"]) == 0
+    merged = json.loads((tmp_path / "result.json").read_text())["metrics"]
+    assert merged == found and "/N=70x1" in (tmp_path / "result.md").read_text()
 
 
 def test_a_merge_before_its_time_says_what_is_missing(clips, tmp_path, capsys):

@@ -1,8 +1,12 @@
 """`poet evaluate --gin_file` on a tiny checkpoint: losses, protocols, hosts, missing pieces."""
 
 import json
+import os
+import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import gin
 import numpy as np
@@ -181,6 +185,64 @@ def test_captions_in_repeats(tiny, tmp_path):
     assert (clipsim["num_real"], clipsim["num_generated"]) == (0, 5)
     assert clipsim["weights_note"].startswith("UNVERIFIED WEIGHTS")
     assert results.read(tmp_path / "msrvtt" / "fvd" / "result.json").facts["repeats"] == 2
+
+
+HOSTS = (
+    "--gin.NUM_REQUESTS=4",
+    "--gin.NUM_GENERATED=4",
+    "--gin.NUM_REAL=4",
+    "--gin.REPEATS=1",
+    "--gin.METRICS=('frechet_toy_pixels', 'kvd_toy_frames')",
+    "--gin.protocol.Protocol.size_px=0",
+    "--gin.SPLITS=('validation',)",
+    "--gin.TASKS=('poet_text_to_video', 'poet_future_prediction')",
+    "--gin.partitioning.MeshConfig.num_devices=1",
+)
+
+
+@pytest.fixture(scope="module")
+def by_one_process(tiny, tmp_path_factory):
+    """MSR-VTT in small with the losses of two tasks, by this process."""
+    out = tmp_path_factory.mktemp("one")
+    assert protocol(tiny, out, "msrvtt", *HOSTS) == 0
+    gin.clear_config()
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("num_hosts", [2, 4])
+def test_processes_share_a_checkpoint(tiny, by_one_process, tmp_path, num_hosts):
+    """Commands side by side on one folder: every loss, clip and number is that of one process."""
+    weights = f"--gin.WEIGHTS={{'clip': '{tiny / 'clip'}'}}"
+    argv = [sys.executable, "-m", "poet.main.cli", "evaluate"]
+    argv += ["--gin_file=gin/protocols/msrvtt.gin", f"--gin.CHECKPOINT={tiny / 'model'}", weights]
+    argv += [f"--gin.TOKENIZERS={tiny / 'tokenizers'}", f"--gin.CLIPS={tiny / 'msrvtt'}"]
+    argv += [f"--gin.OUT={tmp_path}", *HOSTS]
+    env = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tiny / "programs"),
+        "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),  # of the tiny tokenizers
+    }
+    hosts = [
+        subprocess.Popen([*argv, f"--shard={host}/{num_hosts}"], env=env)
+        for host in range(num_hosts)
+    ]
+    assert not any([host.wait(timeout=3000) for host in hosts])
+    one, several = read(by_one_process), read(tmp_path)
+    for row, same in zip(one["losses"]["rows"], several["losses"]["rows"], strict=True):
+        assert (row["task"], row["num_tokens"]) == (same["task"], same["num_tokens"])
+        assert row["loss_nats"] == pytest.approx(same["loss_nats"], rel=1e-6)
+    clips = sorted((by_one_process / "msrvtt" / "generated").glob("*.mp4"))
+    assert len(clips) == 4
+    for clip in clips:
+        other = tmp_path / "msrvtt" / "generated" / clip.name
+        assert clip.read_bytes() == other.read_bytes()
+    for name, measure in one["protocols"]["msrvtt"]["measures"].items():
+        found = several["protocols"]["msrvtt"]["measures"][name]["metrics"]
+        for metric, entry in measure["metrics"].items():
+            assert found[metric]["protocol"] == entry["protocol"]
+            for what in ("mean", "low", "high"):
+                assert found[metric][what] == pytest.approx(entry[what], abs=1e-6), metric
 
 
 @pytest.mark.slow
