@@ -3,6 +3,8 @@
 Axes: S samples, frames of the spectrum, bins from 0 Hz to half the sample rate, mels.
 """
 
+import functools
+
 import numpy as np
 
 from poet.typing import Float
@@ -26,13 +28,14 @@ def spectrum(
     return np.abs(np.fft.rfft(windows[..., ::hop, :] * hann, n=fft_length))
 
 
+@functools.lru_cache(maxsize=8)  # They are the same for every clip, and cost as much as its sound.
 def mel_filters(
     *, num_bins: int, sample_rate_hz: int, num_mels: int, low_hz: float, high_hz: float
 ) -> Float[np.ndarray, "{num_bins} {num_mels}"]:
     """Triangles of height 1 that are straight in mel, 1127 ln(1 + f / 700 Hz); 0 Hz is left out.
 
     num_mels + 2 points lie evenly in mel from low_hz to high_hz; a filter rises from one to the
-    next and falls to the third. A filter narrower than a bin may be empty.
+    next and falls to the third. A filter narrower than a bin may be empty. Not to be written to.
     """
     at_bin = _mel(np.linspace(0.0, sample_rate_hz / 2, num_bins))[:, None]
     points = np.linspace(_mel(low_hz), _mel(high_hz), num_mels + 2)
@@ -40,6 +43,7 @@ def mel_filters(
     rising, falling = (at_bin - low) / (middle - low), (high - at_bin) / (high - middle)
     filters = np.maximum(0.0, np.minimum(rising, falling))
     filters[0] = 0.0
+    filters.flags.writeable = False
     return filters
 
 

@@ -285,7 +285,43 @@ def test_a_benchmark_that_is_not_there_is_named(tiny, tmp_path, capsys, name):
     [
         ("msrvtt", [], "asks for 59,794 captions, but .* has 5; bring as many, or ask for fewer"),
         ("msrvtt", ["NUM_REQUESTS=5", "NUM_GENERATED=5"], "compares with 2,048 real clips, but"),
+        (
+            "msrvtt",
+            ["NUM_REQUESTS=5", "NUM_GENERATED=5", "NUM_REAL=4", "REPEATS=1", "WEIGHTS={}"],
+            "clipsim needs the weights of clip, .* get one of openai/clip-vit-base-patch16",
+        ),
         ("ucf101", ["NUM_REQUESTS=2"], "fvd needs the weights of i3d, .*in gin, WEIGHTS={'i3d'"),
+        (
+            "ucf101",
+            ["NUM_REQUESTS=2", "METRICS=('is',)"],
+            "is needs the weights of c3d, .* get one of conv3d_deepnetA_ucf.npz",
+        ),
+        ("k600_prediction", ["NUM_REQUESTS=3"], "fvd needs the weights of i3d"),
+        ("ssv2_painting", ["NUM_REQUESTS=3"], "fvd needs the weights of i3d"),
+        (
+            "ssv2_painting",
+            ["NUM_REQUESTS=3", "WEIGHTS={'i3d': 'pyproject.toml'}"],
+            "pyproject.toml is cut off, or was not written by tools/convert_metric_weights.py",
+        ),
+        (
+            "ssv2_painting",
+            [
+                "NUM_REQUESTS=3",
+                "METRICS=('frechet_toy_changes',)",
+                "protocol.Protocol.num_frames=1",
+            ],
+            "frechet_toy_changes needs clips of at least 2 frames, got 1; ask for other frames",
+        ),
+        (
+            "davis_stylization",
+            ["NUM_REQUESTS=4", "WEIGHTS={}"],
+            "clipsim needs the weights of clip",
+        ),
+        (
+            "shapes_world",
+            ["PLUGINS=('none.py',)"],
+            "Plug-in none.py was not found: neither an inst",
+        ),
         ("k600_prediction", [], "asks for 50,000 clips, but .* has 4; bring as many"),
         (
             "k600_prediction",
