@@ -280,6 +280,13 @@ def test_a_benchmark_that_is_not_there_is_named(tiny, tmp_path, capsys, name):
     assert not (tmp_path / "out").exists()
 
 
+def test_clips_to_restyle_need_prompts(tiny, tmp_path, capsys):
+    words = ["--gin.NUM_REQUESTS=4", f"--gin.CLIPS={tiny / 'k600_prediction'}"]
+    assert protocol(tiny, tmp_path / "out", "davis_stylization", *words) == 2
+    says = "clipsim needs words in one of the folders .* for each name; 4 have none, the first"
+    assert re.search(says, capsys.readouterr().err) and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "words", "says"),
     [
