@@ -86,7 +86,8 @@ def is_answered(facts: Mapping[str, Any], job: Job, ask: Ask) -> bool:
     row = _row_there(row_path(job, ask))
     if not row or "error" in row or _BEGUN in row or not (job.out / row.get("file", "")).is_file():
         return False
-    return _is_of(row, facts, job, ask)
+    # The same clip as a .gif is another file.
+    return row["file"] == (job.file_name or row["file"]) and _is_of(row, facts, job, ask)
 
 
 def _is_of(row: Mapping[str, Any], facts: Mapping[str, Any], job: Job, ask: Ask) -> bool:

@@ -126,6 +126,8 @@ def broken(clips, tmp_path_factory):
     (out / "empty").mkdir()
     (out / "unreadable").mkdir()
     (out / "unreadable" / "a.mp4").write_bytes(b"no video at all")
+    (out / "torn").mkdir()
+    (out / "torn" / "a.png").write_bytes(b"no picture at all")
     write.write_video(out / "short" / "a.mp4", np.zeros((1, 32, 32, 3), np.uint8), 8.0)
     write.write_video(out / "good" / "a.mp4", np.zeros((17, 32, 32, 3), np.uint8), 8.0)
     facts = {"kind": "c3d", "source": "x", "source_sha256": "0" * 64}
@@ -140,14 +142,32 @@ def broken(clips, tmp_path_factory):
     ("words", "says"),
     [
         (["--real=DIR/empty"], "empty holds no media files and no manifest.tsv"),
+        (["--generated=DIR/empty"], "empty holds no media files and no manifest.tsv"),
         (["--real=DIR/none"], "There is no manifest or folder .*none"),
         (["--metrics=kvd_toy_pixels", "--real=DIR/good"], "as many real as generated clips, got 1"),
         (["--metrics=psnr", "--real=DIR/good"], "psnr compares clips of one name, but .* other n"),
         (["--real=DIR/good", "--generated=DIR/short"], "short/a.mp4 has 1 frame at 8 a second, 17"),
+        (["--real=DIR/short", "--generated=DIR/good"], "short/a.mp4 has 1 frame at 8 a second, 17"),
         (["--real=DIR/good", "--generated=DIR/unreadable"], "a.mp4 cannot be decoded"),
+        (
+            ["--real=DIR/torn", "--generated=DIR/torn", "--num_frames=1"],
+            "a.png is not a readable im",
+        ),
+        (
+            ["--metrics=fad_toy", "--real=DIR/good", "--generated=DIR/good"],
+            "good/a.mp4 has no sound",
+        ),
         (
             ["--metrics=fvd"],
             "fvd needs the weights of i3d.*i3d_torchscript.pt .*--weights i3d=FILE",
+        ),
+        (
+            ["--metrics=fvd", "--weights", "i3d=DIR/none.npz"],
+            "weights of i3d at .*none.npz, found n",
+        ),
+        (
+            ["--metrics=fvd", "--weights", "i3d=DIR/unreadable/a.mp4"],
+            "a.mp4 is cut off, or was not written by tools/convert_metric_weights.py",
         ),
         (["--metrics=fvd", "--weights", "i3d=DIR/c3d.npz"], "holds weights of c3d, expected i3d"),
         (["--metrics=is", "--weights", "c3d=DIR/c3d.npz"], "has no tensor conv1a/"),

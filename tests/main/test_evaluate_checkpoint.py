@@ -168,12 +168,23 @@ def test_two_evaluations_are_compared_measure_by_measure(shared, tmp_path, capsy
     }
 
 
+LEVELS = """
+def poet_metrics(given):
+    return given.frechet("levels", lambda clips: clips.mean(axis=(2, 3, 4)), says="mean-levels")
+"""
+
+
 def test_captions_in_repeats(tiny, tmp_path):
-    """MSR-VTT in small: four of five captions in two repeats, CLIPSIM of all, 32 px become 64."""
+    """MSR-VTT in small: four of five captions in two repeats, CLIPSIM of all, 32 px become 64.
+
+    Beside the built-in distance one of a plug-in.
+    """
+    (tmp_path / "levels.py").write_text(LEVELS)
+    plugin = f"--gin.PLUGINS=('{tmp_path / 'levels.py'}',)"
     counts = ["--gin.NUM_REQUESTS=5", "--gin.NUM_GENERATED=4", "--gin.NUM_REAL=2"]
     sizes = ["--gin.protocol.Protocol.size_px=64", "--gin.REPEATS=2"]
-    metrics = "--gin.METRICS=('frechet_toy_pixels',)"
-    assert protocol(tiny, tmp_path, "msrvtt", *counts, *sizes, metrics) == 0
+    metrics = "--gin.METRICS=('frechet_toy_pixels', 'levels')"
+    assert protocol(tiny, tmp_path, "msrvtt", *counts, *sizes, metrics, plugin) == 0
     measures = read(tmp_path)["protocols"]["msrvtt"]["measures"]
     fvd = measures["fvd"]["metrics"]["frechet_toy_pixels"]
     assert fvd["protocol"].endswith(
@@ -181,6 +192,10 @@ def test_captions_in_repeats(tiny, tmp_path):
         "/32x32-cover-crop-to-64x64-bicubic-real-64x64-cover-crop/N=2x2"
     )
     assert (fvd["num_real"], fvd["num_generated"]) == (2, 4) and fvd["spread"] >= 0
+    levels = measures["fvd"]["metrics"]["levels"]
+    own, _, others = levels["protocol"].partition("/16f-at-8fps-real-")
+    assert own == f"frechet/levels/mean-levels/plugin-{levels['plugin_sha256'][:12]}"
+    assert fvd["protocol"].endswith(others) and levels["num_real"] == 2 and levels["mean"] > 0
     clipsim = measures["clipsim"]["metrics"]["clipsim"]
     assert (clipsim["num_real"], clipsim["num_generated"]) == (0, 5)
     assert clipsim["weights_note"].startswith("UNVERIFIED WEIGHTS")

@@ -122,6 +122,15 @@ def test_a_run_that_was_killed_at_a_file_is_taken_up_again(tmp_path, monkeypatch
     assert jobs.run(engine, job, asks) == rows and len(engine.generated) == 2
 
 
+def test_the_same_clip_in_another_format_is_not_there_yet(tmp_path):
+    ask = jobs.Ask(name="a", prompt="a square")
+    jobs.run(CountingEngine(), job_of(tmp_path, file_name="x.mp4"), [ask])
+    with pytest.raises(ValueError, match=r"x\.json is there already .* pass --overwrite"):
+        jobs.run(CountingEngine(), job_of(tmp_path, file_name="x.gif"), [ask])
+    jobs.run(CountingEngine(), job_of(tmp_path, file_name="x.gif", overwrite=True), [ask])
+    assert (tmp_path / "x.gif").is_file()
+
+
 def test_one_lost_answer_is_made_alone(tmp_path):
     engine, job = CountingEngine(), job_of(tmp_path, batch_size=2)
     asks = [jobs.Ask(name=name, prompt="a square", number=n) for n, name in enumerate("abcd")]
