@@ -13,6 +13,7 @@ Axes: R rows (tokens), I inputs, O outputs.
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 
 from poet.typing import Array, Float
@@ -33,21 +34,21 @@ def check_matmuls(matmuls: str) -> None:
         _provider(matmuls)
 
 
-def eight_bit_product(
-    matmuls: str, x: Float[Array, "R I"], kernel: Float[Array, "I O"]
-) -> Float[Array, "R O"]:
-    """x @ kernel in 8 bits, in the type of both; only within a flax module, which qwix asks for.
+class EightBitProduct(nn.Module):
+    """x @ kernel in 8 bits, in the type of both.
 
-    Args:
+    A module without parameters: qwix looks for its operands among those of the module that calls
+    it, by shape too, and would mistake inputs of a kernel's shape for a kernel.
+
+    Attributes:
       matmuls: "int8" or "fp8".
-      x: Inputs.
-      kernel: Of the same type.
-
-    Raises:
-      ValueError: qwix is not installed.
     """
-    # In front an axis of 1: qwix takes an array that has a parameter's shape for that parameter.
-    return _provider(matmuls).dot_general(x[None], kernel, (((2,), (0,)), ((), ())))[0]
+
+    matmuls: str
+
+    def __call__(self, x: Float[Array, "R I"], kernel: Float[Array, "I O"]) -> Float[Array, "R O"]:
+        """ValueError if qwix is not installed."""
+        return _provider(self.matmuls).dot_general(x, kernel, (((1,), (0,)), ((), ())))
 
 
 @functools.cache

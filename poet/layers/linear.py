@@ -1,6 +1,5 @@
 """A bias-free linear map whose kernel is born in its full shape."""
 
-import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from poet.layers.eight_bit import eight_bit_product
+from poet.layers.eight_bit import EightBitProduct
 from poet.typing import Array, Float
 
 
@@ -50,7 +49,7 @@ class Linear(nn.Module):
         )
         product: Callable[..., Any] = operator.matmul
         if self.matmuls != "plain" and not self.is_initializing():
-            product = functools.partial(eight_bit_product, self.matmuls)
+            product = EightBitProduct(self.matmuls)
         return apply_linear(x, kernel.astype(self.dtype), len(in_shape), product)
 
 
