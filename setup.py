@@ -68,7 +68,8 @@ setup(
             'libtpu==0.0.42.*; python_version < "3.12"',
             'libtpu==0.0.48.*; python_version >= "3.12"',
         ],
-        "dev": read_requirements("dev"),
+        "quant": read_requirements("quant"),
+        "dev": [*read_requirements("dev"), *read_requirements("quant")],
     },
     entry_points={"console_scripts": ["poet = poet.main.cli:main"]},
 )

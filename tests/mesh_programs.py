@@ -1,7 +1,13 @@
 """The language model's training step on any mesh, and what its compiled program says of itself."""
 
 import dataclasses
+import inspect
+import json
+import os
+import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -14,6 +20,7 @@ from poet.data.groups import Group
 from poet.layers.tiled_loss import LossTiles
 from poet.models.prefix_lm import PrefixLM
 from poet.tokens import sequence
+from poet.tokens.clip import ClipShape
 from poet.tokens.schedule import RASTER
 from poet.tokens.vocabulary import Vocabulary
 from poet.train import partitioning
@@ -22,11 +29,23 @@ from poet.train.lm_program import LMPrograms
 from poet.train.partitioning import MeshConfig
 
 # Eight heads for eight devices, two keys for them; tiles of few tokens and ids, so that all devices
-# loop. A clip of five latent frames has 22 positions, which neither 4 nor 8 divide.
+# loop. With this clip 21 positions are fed, and the last 11 predict: neither 4 nor 8 divides them.
 CONFIG = dataclasses.replace(
     tiny_lm.CONFIG, num_heads=8, tiles=LossTiles(num_tokens=8, num_ids=20, z_loss=1e-2)
 )
-BATCH = 8
+BATCH, CLIP = 8, ClipShape(9, 8, 24)
+ROOT = pathlib.Path(__file__).parents[1]
+# replica x fsdp x sequence x tensor: each alone over eight devices, then each beside others.
+EIGHT = [
+    (8, 1, 1, 1),
+    (1, 8, 1, 1),
+    (1, 1, 8, 1),
+    (1, 1, 1, 8),
+    (2, 2, 2, 1),
+    (2, 2, 1, 2),
+    (2, 1, 2, 2),
+    (1, 2, 2, 2),
+]
 # The paper's vocabulary in small: its visual table is by far the largest array of the model.
 LARGE_VOCABULARY = dataclasses.replace(
     CONFIG,
@@ -49,9 +68,11 @@ def mesh_of(replica, fsdp, sequence, tensor):
 def plan_and_batch(config=CONFIG, task="text_to_video"):
     """A plan and a batch of it whose rows and positions have different weights."""
     plan = sequence.plan(
-        tiny_lm.tasks.get(task), tiny_lm.CLIP, tiny_lm.SOUND, config.text_slots, config.vocabulary
+        tiny_lm.tasks.get(task), CLIP, tiny_lm.SOUND, config.text_slots, config.vocabulary
     )
-    batch = sequence.assemble(plan, tiny_lm.random_fields(batch_size=BATCH))
+    visual = np.random.default_rng(2).integers(0, 12, (BATCH, *CLIP.grid))
+    fields = tiny_lm.random_fields(batch_size=BATCH) | {"visual": visual}
+    batch = sequence.assemble(plan, fields)
     weights = np.random.default_rng(1).uniform(0.5, 1.5, batch["decoder_loss_weights"].shape)
     batch["decoder_loss_weights"] = (batch["decoder_loss_weights"] * weights).astype(np.float32)
     return plan, batch | {"text_is_dropped": np.arange(BATCH) % 3 == 0}
@@ -83,7 +104,7 @@ def params_of(config=CONFIG):
 def loss_and_gradients(mesh, params, config=CONFIG, schedule=RASTER):
     """{"loss": ..., "a/b/c": gradient, ...} of the compiled step on a mesh, as numpy."""
     programs, batch = programs_on(mesh, config, schedule)
-    compiled = programs.compile_gradients("it")
+    compiled = programs.compile_gradients("it")  # with the base of adapters, {}, bound in front
     params = jax.tree.map(
         lambda value, like: jax.device_put(value, like.sharding),
         params,
@@ -96,6 +117,30 @@ def loss_and_gradients(mesh, params, config=CONFIG, schedule=RASTER):
         for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
     }
     return jax.device_get(found | measures)
+
+
+def step_text(mesh, config):
+    """What a compiled training step says of itself."""
+    return programs_on(mesh, config)[0].compile_gradients("it").func.as_text()
+
+
+def on_eight_devices(function, *args):
+    """What a function of a test module returns in a process that has eight devices; JSON all."""
+    folders = [ROOT, ROOT / "tests", pathlib.Path(inspect.getfile(function)).parent]
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
+        "PYTHONPATH": os.pathsep.join(map(str, folders)),
+    }
+    call = (
+        "import importlib, json, sys; module, name, args = sys.argv[1:];"
+        " function = getattr(importlib.import_module(module), name);"
+        " print(json.dumps(function(*json.loads(args))))"
+    )
+    words = [sys.executable, "-c", call, function.__module__, function.__name__, json.dumps(args)]
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def differences(got, want):

@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).parents[1]
 MINORS = (11, 12, 13)
-FULL = ("core", "media", "records", "seqio", "beam", "dev")
-REDUCED = ("core", "media", "records", "dev")
+FULL = ("core", "media", "records", "seqio", "beam", "quant", "dev")
+REDUCED = ("core", "media", "records", "quant", "dev")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_wheel_names_the_command(wheel_folder):
     (facts,) = wheel_folder.glob("*.dist-info")
     assert "poet = poet.main.cli:main" in (facts / "entry_points.txt").read_text()
     extras = re.findall(r"^Provides-Extra: (\S+)", (facts / "METADATA").read_text(), re.MULTILINE)
-    assert {"cuda", "tpu", "torch", "plan", "dev"} <= set(extras)
+    assert {"cuda", "tpu", "torch", "plan", "quant", "dev"} <= set(extras)
 
 
 def requirements(name):

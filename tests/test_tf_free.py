@@ -36,7 +36,7 @@ HEAVY = {
 }
 HEAVY_ROOMS = {"data", "main"}
 # Never at the top of a file either, but not bound to a room.
-LAZY = HEAVY | {"torch", "transformers", "libtpu"}
+LAZY = HEAVY | {"torch", "transformers", "libtpu", "qwix"}
 
 IMPORT_ALL = """
 import importlib, json, sys

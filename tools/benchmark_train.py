@@ -3,7 +3,7 @@
     python tools/benchmark.py train --preset A
     python tools/benchmark.py train --preset B --against torch            (make setup EXTRAS=torch)
     python tools/benchmark.py train --preset 1b --dtype bfloat16 --batch 16 --remat full
-    python tools/benchmark.py train --preset 8b --layers 8 --dtype bfloat16
+    python tools/benchmark.py train --preset 8b --layers 8 --dtype bfloat16 --matmuls int8
 
 Prints one JSON line. A step is forward pass, backward pass and AdamW's update, the state donated.
 Tokens a second count all positions, prefix included. Model FLOP (`poet/plan/flops.py`) have the
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prefix", type=int, help="positions that are given, 5 or more")
     add("--batch", type=int, help="examples a step")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the products")
+    add("--matmuls", default="plain", help="plain, or int8 or fp8 by qwix; see PrefixLMConfig")
     add("--remat", default="none", help="what the backward pass keeps; see PrefixLMConfig")
     add("--tied", action="store_true", help="embedding and head are one table, as torch's side has")
     add("--unroll", type=int, help="layers in one iteration of the loop over layers; all on a CPU")
@@ -135,6 +136,7 @@ def _program(args: argparse.Namespace, config: Any, plan: Any) -> tuple[Any, Any
     config = dataclasses.replace(
         config,
         remat_policy=args.remat,
+        matmuls=args.matmuls,
         layers_per_iteration=unroll,
         ties_embedding=args.tied,
     )

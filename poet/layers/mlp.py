@@ -19,24 +19,25 @@ class GatedMLP(nn.Module):
       activation: Of the gate.
       out_scale: Variance of the result at initialisation, relative to its input.
       dtype: Type of the products.
+      matmuls: A name of ``eight_bit.MATMULS``: how they are formed.
     """
 
     hidden_dim: int
     activation: Callable[[Array], Array] = jax.nn.silu
     out_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
+    matmuls: str = "plain"
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         dim, hidden = x.shape[-1], self.hidden_dim
+        how = {"dtype": self.dtype, "matmuls": self.matmuls}
 
         def widen(name: str) -> Linear:
-            return Linear((dim,), (hidden,), ("embed", "mlp"), dtype=self.dtype, name=name)
+            return Linear((dim,), (hidden,), ("embed", "mlp"), name=name, **how)
 
         x = self.activation(widen("gate")(x)) * widen("up")(x)
-        down = Linear(
-            (hidden,), (dim,), ("mlp", "embed"), self.out_scale, dtype=self.dtype, name="down"
-        )
+        down = Linear((hidden,), (dim,), ("mlp", "embed"), self.out_scale, name="down", **how)
         return down(x)
 
 

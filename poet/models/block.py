@@ -34,6 +34,7 @@ class BlockConfig:
       dropout_rate: Share of channels, drawn for each example, in which a half adds nothing to the
         residual stream. Only where apply gets a "dropout" key, as training does.
       dtype: Type of the products.
+      matmuls: A name of ``eight_bit.MATMULS``: how products with a kernel are formed.
     """
 
     d_model: int
@@ -44,6 +45,7 @@ class BlockConfig:
     residual_scale: float = 1.0
     dropout_rate: float = 0.0
     dtype: DTypeLike = jnp.float32
+    matmuls: str = "plain"
 
 
 class Block(nn.Module):
@@ -58,20 +60,21 @@ class Block(nn.Module):
     def setup(self) -> None:
         config = self.config
         dtype, axes = config.dtype, ("embed", "heads", "kv")
+        how = {"dtype": dtype, "matmuls": config.matmuls}
         heads, kv_heads = (
             (count, config.head_dim) for count in (config.num_heads, config.num_kv_heads)
         )
         self.attention_norm = RMSNorm(dtype=dtype)
-        self.query = Linear((config.d_model,), heads, axes, dtype=dtype)
-        self.key = Linear((config.d_model,), kv_heads, axes, dtype=dtype)
-        self.value = Linear((config.d_model,), kv_heads, axes, dtype=dtype)
+        self.query = Linear((config.d_model,), heads, axes, **how)
+        self.key = Linear((config.d_model,), kv_heads, axes, **how)
+        self.value = Linear((config.d_model,), kv_heads, axes, **how)
         self.query_norm = RMSNorm(axis="kv", dtype=dtype)
         self.key_norm = RMSNorm(axis="kv", dtype=dtype)
         self.out = Linear(
-            heads, (config.d_model,), ("heads", "kv", "embed"), config.residual_scale, dtype=dtype
+            heads, (config.d_model,), ("heads", "kv", "embed"), config.residual_scale, **how
         )
         self.mlp_norm = RMSNorm(dtype=dtype)
-        self.mlp = GatedMLP(config.mlp_dim, out_scale=config.residual_scale, dtype=dtype)
+        self.mlp = GatedMLP(config.mlp_dim, out_scale=config.residual_scale, **how)
         self.dropout = ChannelDropout(config.dropout_rate)
 
     def __call__(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from poet.layers.eight_bit import MATMULS
 from poet.layers.tiled_loss import LossTiles
 from poet.models.block import BlockConfig
 from poet.models.text_encoder import TextEncoderConfig
@@ -75,6 +76,8 @@ class PrefixLMConfig:
       limits: Largest coordinates.
       tiles: Cutting of the loss.
       dtype: Type of the products; parameters, residual stream, softmax and loss stay float32.
+      matmuls: "plain", or "int8" or "fp8" for 8-bit products of attention's projections and of the
+        MLP in training (`layers.eight_bit`); embedding, attention itself, head and loss stay plain.
       remat_policy: A name from ``REMAT_POLICIES``.
       row_multiple: Tables are padded to this many rows: 128 x the mesh's tensor axis.
       layers_per_iteration: Layers unrolled in one iteration of the loop over layers.
@@ -95,6 +98,7 @@ class PrefixLMConfig:
     limits: GridLimits = GridLimits()
     tiles: LossTiles = LossTiles()
     dtype: DTypeLike = jnp.float32
+    matmuls: str = "plain"
     remat_policy: str = "none"
     row_multiple: int = 128
     layers_per_iteration: int = 1
@@ -104,6 +108,10 @@ class PrefixLMConfig:
             raise ValueError(
                 f"remat_policy={self.remat_policy!r} is unknown; choose one of"
                 f" {', '.join(REMAT_POLICIES)}."
+            )
+        if self.matmuls not in MATMULS:
+            raise ValueError(
+                f"matmuls={self.matmuls!r} is unknown; choose one of {', '.join(MATMULS)}."
             )
         for name in ("num_layers", "d_model", "num_heads", "mlp_dim", "text_slots"):
             if getattr(self, name) < 1:
@@ -152,4 +160,5 @@ class PrefixLMConfig:
             residual_scale=1 / (2 * self.num_layers),
             dropout_rate=self.dropout_rate,
             dtype=self.dtype,
+            matmuls=self.matmuls,
         )

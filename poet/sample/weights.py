@@ -50,7 +50,9 @@ def prepare_for_sampling(
 
 def sampling_config(config: PrefixLMConfig) -> PrefixLMConfig:
     """The config that fits ``base``: tables have their real rows, with shared bits added."""
-    return dataclasses.replace(config, row_multiple=1, share_visual_bits=False, remat_policy="none")
+    return dataclasses.replace(
+        config, row_multiple=1, share_visual_bits=False, remat_policy="none", matmuls="plain"
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -14,6 +14,7 @@ from flax.core import meta
 from jax.sharding import Mesh
 
 from poet.data.batches import AgdBatches
+from poet.layers.eight_bit import check_matmuls
 from poet.models import t5_weights
 from poet.models.config import PrefixLMConfig
 from poet.models.prefix_lm import PrefixLM
@@ -112,6 +113,7 @@ class LMPrograms:
         updates: Updates = Updates(),
         adapters: LoraConfig | None = None,
     ):
+        check_matmuls(config.matmuls)
         self._model, self._tx, self._mesh = PrefixLM(config, schedule), tx, mesh
         self._updates, self._adapters = updates, adapters
         self._text, self._text_config = text, config.text

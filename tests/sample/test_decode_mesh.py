@@ -4,7 +4,6 @@ import jax
 import mesh_programs
 import numpy as np
 import pytest
-import tiny_lm
 from flax.core import meta
 
 from poet.models.prefix_lm import PrefixLM
@@ -15,45 +14,50 @@ from poet.train import partitioning
 REQUEST = SamplingRequest(seed=4, guidance=2.0)
 
 
-def placed(params, boxed, mesh):
-    return jax.device_put(params, partitioning.param_shardings(boxed, mesh))
+def boxed_shapes(config):
+    plan, batch = mesh_programs.plan_and_batch(config)
+    key = jax.random.key(0)
+    return jax.eval_shape(lambda key: PrefixLM(config).init(key, plan, batch)["params"], key)
 
 
-def codes_of(params, decoding=None):
-    made = decode.generate(
-        decode.prepare_for_sampling(params, tiny_lm.CONFIG),
-        tiny_lm.CONFIG,
-        tiny_lm.plan_of("text_to_video"),
-        tiny_lm.random_fields(batch_size=4),
-        REQUEST,
-        decoding=decoding,
-    )
-    return made["visual"]
+def placed(params, config, mesh):
+    return jax.device_put(params, partitioning.param_shardings(boxed_shapes(config), mesh))
 
 
-@pytest.fixture(scope="module")
-def codes_of_one():
-    return codes_of(tiny_lm.lively_params())
+def codes_by_mesh(shapes):
+    """{mesh: visual codes of eight requests}, "one" for a single device."""
+    config, params = mesh_programs.CONFIG, mesh_programs.params_of()
+    plan, batch = mesh_programs.plan_and_batch(config)
+    fields, found = {"text_ids": batch["text_ids"]}, {}
+    for shape in [(1, 1, 1, 1), *shapes]:
+        mesh = mesh_programs.mesh_of(*shape)
+        weights = decode.prepare_for_sampling(placed(params, config, mesh), config)
+        decoding = decode.Decoding(row_sharding=partitioning.batch_sharding(mesh))
+        made = decode.generate(weights, config, plan, fields, REQUEST, decoding=decoding)
+        found[str(tuple(shape))] = made["visual"].tolist()
+    return {"one" if name == "(1, 1, 1, 1)" else name: codes for name, codes in found.items()}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(1, 2, 1, 2), (1, 1, 2, 2), (4, 1, 1, 1), (1, 1, 1, 4)])
-def test_a_mesh_changes_no_code(codes_of_one, shape):
-    mesh = mesh_programs.mesh_of(*shape)
-    params = placed(tiny_lm.lively_params(), tiny_lm.boxed_params(), mesh)
-    decoding = decode.Decoding(row_sharding=partitioning.batch_sharding(mesh))
-    np.testing.assert_array_equal(codes_of(params, decoding), codes_of_one)
+@pytest.mark.timeout(1800)
+def test_a_mesh_changes_no_code():
+    shapes = mesh_programs.EIGHT
+    found = mesh_programs.on_eight_devices(codes_by_mesh, shapes)
+    one = np.array(found.pop("one"))
+    assert one.shape == (mesh_programs.BATCH, *mesh_programs.CLIP.grid)
+    assert len(np.unique(one)) > 6, "codes that all are alike would prove nothing"
+    assert len(found) == len(shapes)
+    for name, codes in found.items():
+        np.testing.assert_array_equal(codes, one, err_msg=name)
 
 
 @pytest.mark.slow
 def test_the_loop_over_tokens_gathers_no_table():
     config, mesh = mesh_programs.LARGE_VOCABULARY, mesh_programs.mesh_of(1, 2, 1, 2)
-    plan, batch = mesh_programs.plan_and_batch(config)
-    boxed = jax.eval_shape(
-        lambda key: PrefixLM(config).init(key, plan, batch)["params"], jax.random.key(0)
-    )
-    start = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), meta.unbox(boxed))
-    params = decode.prepare_for_sampling(placed(start, boxed, mesh), config)
+    plan, _ = mesh_programs.plan_and_batch(config)
+    shapes = meta.unbox(boxed_shapes(config))
+    start = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    params = decode.prepare_for_sampling(placed(start, config, mesh), config)
     kernel = params["heads"]["visual"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (16, 2048), "head split over all devices"
     decoding = decode.Decoding(row_sharding=partitioning.batch_sharding(mesh))
