@@ -108,6 +108,9 @@ class LMRun:
                 f"The model has text_slots={self.model.text_slots}, the text tokenizer"
                 f" {self.text_tokenizer.num_slots}; give both the same number."
             )
+        if self.loop.max_skips:
+            updates = dataclasses.replace(self.updates, skips_non_finite=True)
+            object.__setattr__(self, "updates", updates)
         if self.adapters and not self.init_from:
             raise ValueError(
                 "Adapters need the model that they adapt; set LMRun.init_from to the MODEL_DIR of a"
