@@ -280,8 +280,13 @@ def _steps(folder: epath.Path) -> list[int]:
     if not folder.is_dir():
         return []
     names = [child.name for child in folder.iterdir()]
-    whole = [name for name in names if name.isdigit() and (folder / name / "meta").exists()]
-    return sorted(int(name) for name in whole)
+    return sorted(int(name) for name in names if name.isdigit() and _is_whole(folder / name))
+
+
+def _is_whole(step: epath.Path) -> bool:
+    # Google's store has no renames: there a step has its name from the start, and a file in it
+    # when it is whole.
+    return ocp.utils.is_checkpoint_finalized(step) and (step / "meta").exists()
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
