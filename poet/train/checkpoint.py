@@ -44,7 +44,7 @@ class Checkpoints:
             ) from error
         options = ocp.CheckpointManagerOptions(max_to_keep=num_kept, create=True)
         self._manager = ocp.CheckpointManager(
-            self.folder.resolve(), options=options, item_names=_ITEMS
+            reading.absolute(self.folder), options=options, item_names=_ITEMS
         )
 
     def __enter__(self):
@@ -234,7 +234,7 @@ def load_params(
       ValueError: when there is no checkpoint, its parameters cannot be read, or it has no averages.
     """
     step = newest_step(model_dir) if step is None else step
-    folder = (_folder(model_dir) / str(step)).resolve()
+    folder = reading.absolute(_folder(model_dir) / str(step))
     if not averaged:
         return _read_item(folder / "params", like)
     if not (folder / "ema").exists():
@@ -300,7 +300,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 def _saved_shapes(path: epath.Path) -> Any:
     # The handler, not a checkpointer: that one warns that an item has no metadata of a whole step.
-    return ocp.StandardCheckpointHandler().metadata(path.resolve()).tree
+    return ocp.StandardCheckpointHandler().metadata(reading.absolute(path)).tree
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -209,7 +209,7 @@ class LMPrograms:
         """The compiled (state, passed, key) -> (state, measures); donates the state."""
         passed = jax.tree.map(lambda leaf: leaf.sharding, self._passed_shapes)
         jitted = jax.jit(
-            self._step(None).update,
+            self._step(self.loss).update,  # Which loss it was does not matter here.
             donate_argnums=0,
             in_shardings=(self._shardings, passed, None),
             out_shardings=(self._shardings, None),

@@ -47,6 +47,11 @@ def read(path: epath.Path, like: Any) -> Any:
     return found if readers is None else send(found, like)
 
 
+def absolute(path: epath.Path) -> epath.Path:
+    """The path as Orbax wants it. (etils' own `resolve` puts gs:// below the working folder.)"""
+    return path if "://" in str(path) else path.resolve()
+
+
 def replicated_mesh(like: Any) -> Mesh | None:
     """The mesh that all arrays lie on, if it has replicas and every replica has all of them."""
     shardings = [leaf.sharding for leaf in jax.tree.leaves(like)]
@@ -102,7 +107,7 @@ def _read_here(path: epath.Path, like: Any) -> Any:
     # wait for ever for one that could not read.
     handler = ocp.StandardCheckpointHandler()
     try:
-        found = handler.restore(path.resolve(), args=ocp.args.StandardRestore(like))
+        found = handler.restore(absolute(path), args=ocp.args.StandardRestore(like))
         return jax.block_until_ready(found)
     finally:
         handler.close()

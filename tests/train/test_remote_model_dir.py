@@ -58,3 +58,18 @@ def test_a_step_counts_when_the_store_has_all_of_it(store):
 
 def test_a_remote_folder_is_trusted_to_be_writable():
     commands.check_writable(MODEL_DIR, may_be_remote=True)
+
+
+def test_orbax_is_given_the_stores_own_path(store, monkeypatch, tmp_path):
+    """Not one below the working folder."""
+    given = []
+
+    class Manager:
+        def __init__(self, folder, **more):
+            given.append(str(folder))
+
+    monkeypatch.setattr(checkpoint.ocp, "CheckpointManager", Manager)
+    monkeypatch.chdir(tmp_path)
+    checkpoint.Checkpoints(MODEL_DIR)
+    checkpoint.Checkpoints("here")
+    assert given == [f"{MODEL_DIR}/checkpoints", str(tmp_path / "here" / "checkpoints")]
