@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 import tiny_lm
 
 from poet.data.batches import AgdBatches
@@ -13,6 +14,8 @@ from poet.train.partitioning import MeshConfig
 BAD = (1, 3)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_bad_batch_moves_nothing(tmp_path, small_dataset, monkeypatch):
     """One NaN weight of one row, which is in one of two parts, on one of four devices."""
     batch_at = AgdBatches.batch_at
