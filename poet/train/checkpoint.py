@@ -92,6 +92,7 @@ class Checkpoints:
             if state is not None:
                 self._set_aside(failed, step)
                 return state
+            logging.warning("Checkpoint %d: %s", step, error)
             failed.append(step)
             reason = reason or error
         if failed:
