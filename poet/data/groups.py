@@ -159,6 +159,9 @@ class AgdConfig:
       on_bad_record: "raise", or "skip" to take the next good record of the task's order instead.
       on_unserved_task: "raise" when a task of the mixture finds no records, or does not fit the
         clips; "leave_out" trains the others.
+      batch_sizes: rows of groups by name, of a run that goes on: where other devices would round
+        its batches to other multiples, the order of its data would change. Others follow from
+        batch_tokens.
     """
 
     batch_tokens: int
@@ -171,6 +174,7 @@ class AgdConfig:
     curriculum: Curriculum | None = None
     on_bad_record: str = "raise"
     on_unserved_task: str = "leave_out"
+    batch_sizes: Mapping[str, int] | None = None
 
     def __post_init__(self):
         for name, choices in (
@@ -237,13 +241,25 @@ def make_groups(tasks: SizedTasks, config: AgdConfig) -> tuple[dict[str, Group],
         groups[first.name] = Group(
             name=first.name,
             plan=first.plan,
-            batch_size=group_batch_size(
-                config.batch_tokens, first.plan.length, config.data_parallel_size
-            ),
+            batch_size=_batch_size(first.name, first.plan.length, config),
             task_names=tuple(sized.name for sized, _ in group),
         )
         group_of.update({sized.name: first.name for sized, _ in group})
     return groups, group_of
+
+
+def _batch_size(name: str, length: int, config: AgdConfig) -> int:
+    ways = config.data_parallel_size
+    size = (config.batch_sizes or {}).get(name)
+    if size is None:
+        return group_batch_size(config.batch_tokens, length, ways)
+    if size % ways:
+        raise ValueError(
+            f"The run that goes on has batches of {size} rows ({name}), which do not divide into"
+            f" {ways} parts (replica x fsdp x num_micro_batches); choose a mesh and micro-batches"
+            f" whose product divides {size}, or another MODEL_DIR to start anew."
+        )
+    return size
 
 
 def phase_shares(tasks: SharedTasks | SizedTasks, curriculum: Curriculum | None) -> np.ndarray:

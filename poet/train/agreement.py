@@ -61,6 +61,15 @@ def check_digests(names: list[str], digests: np.ndarray) -> None:
         )
 
 
+def all_say(is_fine: bool) -> bool:
+    """Whether every process says so; all of them have to ask at the same place."""
+    if jax.process_count() == 1:
+        return is_fine
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(is_fine))))
+
+
 def code_fingerprint() -> str:
     """SHA-256 of Poet's Python files, names included."""
     root, found = Path(poet.__file__).parent, hashlib.sha256()

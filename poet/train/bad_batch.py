@@ -27,6 +27,9 @@ def save(model_dir: epath.PathLike, step: int, group: str, batch: Mapping[str, A
     file = io.BytesIO()
     np.savez_compressed(file, group=group, **{name: np.asarray(v) for name, v in batch.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
+    if "://" in str(path):  # In an object store a file is there as a whole, or not at all.
+        path.write_bytes(file.getvalue())
+        return path
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(file.getvalue())
     return partial.replace(path)

@@ -5,7 +5,8 @@
     MODEL_DIR/checkpoints/120/ema      averaged parameters, of a run that keeps them
     MODEL_DIR/checkpoints/120/meta     JSON: what the run was, see `read_meta`
 
-A step appears under its number only when it is whole. Arrays restore onto any mesh.
+A step appears under its number only when it is whole. Arrays restore onto any mesh, see
+`poet.train.reading` for who reads them.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
+from poet.train import agreement, reading
 from poet.train.partitioning import path_names
 from poet.train.state import TrainState
 
@@ -42,7 +44,7 @@ class Checkpoints:
             ) from error
         options = ocp.CheckpointManagerOptions(max_to_keep=num_kept, create=True)
         self._manager = ocp.CheckpointManager(
-            self.folder.resolve(), options=options, item_names=_ITEMS
+            reading.absolute(self.folder), options=options, item_names=_ITEMS
         )
 
     def __enter__(self):
@@ -75,7 +77,8 @@ class Checkpoints:
         """Returns the newest state that can be read, or None when there is no checkpoint.
 
         Steps that cannot be read (a torn disk, a half-copied folder) are set aside under another
-        name and the one before is taken.
+        name and the one before is taken. With several processes all of them have to call it, and
+        a step counts as readable when all can read it.
 
         Args:
           like: Arrays or ShapeDtypeStructs with the shapes, types and shardings to restore to.
@@ -85,15 +88,13 @@ class Checkpoints:
         """
         failed, reason = [], None
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                self._check_shapes(step, like.params)
-                state = self._restore(step, like)
-            except Exception as error:  # Orbax raises many types for unreadable files.
-                failed.append(step)
-                reason = reason or error
-                continue
-            self._set_aside(failed, step)
-            return state
+            state, error = self._try(step, like)
+            if state is not None:
+                self._set_aside(failed, step)
+                return state
+            logging.warning("Checkpoint %d: %s", step, error)
+            failed.append(step)
+            reason = reason or error
         if failed:
             first_line = (str(reason).strip() or type(reason).__name__).splitlines()[0]
             raise ValueError(
@@ -116,23 +117,36 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self._manager.close()
 
+    def _try(self, step: int, like: TrainState) -> tuple[TrainState | None, Exception | None]:
+        """(the state, None), or (None, why not); all processes get the one or the other."""
+        error = None
+        try:
+            self._check_shapes(step, like.params)
+        except Exception as problem:  # Orbax raises many types for unreadable files.
+            error = problem
+        if not agreement.all_say(error is None):
+            return None, error or ValueError(f"another process cannot read step {step}")
+        try:
+            return self._restore(step, like), None
+        except ValueError as problem:
+            return None, problem
+
     def _restore(self, step: int, like: TrainState) -> TrainState:
         rest = {"step": like.step, "opt_state": like.opt_state, "extra": like.extra}
         items = {"params": like.params, "rest": rest}
         has_ema = (self.folder / str(step) / "ema").exists()
         if like.ema and has_ema:
             items["ema"] = like.ema
-        restores = {
-            name: ocp.args.StandardRestore(jax.tree.map(_shape_of, item))
+        found = {
+            name: reading.read(self.folder / str(step) / name, jax.tree.map(_shape_of, item))
             for name, item in items.items()
         }
-        read = self._manager.restore(step, args=ocp.args.Composite(**restores))
-        ema = read.ema if "ema" in items else {}
+        params, rest = found["params"], found["rest"]
+        ema = found.get("ema", {})
         if like.ema and not has_ema:
             logging.info("Step %d has no averaged weights; the average begins with it.", step)
-            ema = jax.tree.map(jnp.copy, {name: read.params[name] for name in like.ema})
-        rest = read.rest
-        return TrainState(rest["step"], read.params, rest["opt_state"], rest["extra"], ema)
+            ema = jax.tree.map(jnp.copy, {name: params[name] for name in like.ema})
+        return TrainState(rest["step"], params, rest["opt_state"], rest["extra"], ema)
 
     def _check_shapes(self, step: int, params: Any) -> None:
         """ValueError on the first parameter that differs: clearer than Orbax's, and sooner."""
@@ -147,11 +161,13 @@ class Checkpoints:
                 taken,
                 step,
             )
-            target = self.folder / f"unreadable_{step}"
-            if target.exists():
-                target.rmtree()
-            (self.folder / str(step)).rename(target)
+            if jax.process_index() == 0:
+                target = self.folder / f"unreadable_{step}"
+                if target.exists():
+                    target.rmtree()
+                (self.folder / str(step)).rename(target)
         if failed:
+            agreement.all_say(True)  # No process looks before they are gone.
             self._manager.reload()
 
 
@@ -219,7 +235,7 @@ def load_params(
       ValueError: when there is no checkpoint, its parameters cannot be read, or it has no averages.
     """
     step = newest_step(model_dir) if step is None else step
-    folder = (_folder(model_dir) / str(step)).resolve()
+    folder = reading.absolute(_folder(model_dir) / str(step))
     if not averaged:
         return _read_item(folder / "params", like)
     if not (folder / "ema").exists():
@@ -235,15 +251,19 @@ def load_params(
 
 
 def _read_item(path: epath.Path, like: Any) -> Any:
+    if like is not None:
+        try:
+            return reading.read(path, jax.tree.map(_shape_of, like))
+        except ValueError as error:
+            raise ValueError(f"{error}. Take an earlier step, or train again.") from error
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            if like is None:
-                here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-                like = jax.tree.map(
-                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-                    _saved_shapes(path),
-                )
-            return checkpointer.restore(path, jax.tree.map(_shape_of, like))
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            like = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                _saved_shapes(path),
+            )
+            return checkpointer.restore(path, like)
         except (ValueError, OSError, KeyError, TypeError) as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
@@ -261,8 +281,13 @@ def _steps(folder: epath.Path) -> list[int]:
     if not folder.is_dir():
         return []
     names = [child.name for child in folder.iterdir()]
-    whole = [name for name in names if name.isdigit() and (folder / name / "meta").exists()]
-    return sorted(int(name) for name in whole)
+    return sorted(int(name) for name in names if name.isdigit() and _is_whole(folder / name))
+
+
+def _is_whole(step: epath.Path) -> bool:
+    # Google's store has no renames: there a step has its name from the start, and a file in it
+    # when it is whole.
+    return ocp.utils.is_checkpoint_finalized(step) and (step / "meta").exists()
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
@@ -276,7 +301,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 def _saved_shapes(path: epath.Path) -> Any:
     # The handler, not a checkpointer: that one warns that an item has no metadata of a whole step.
-    return ocp.StandardCheckpointHandler().metadata(path.resolve()).tree
+    return ocp.StandardCheckpointHandler().metadata(reading.absolute(path)).tree
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

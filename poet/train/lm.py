@@ -108,6 +108,9 @@ class LMRun:
                 f"The model has text_slots={self.model.text_slots}, the text tokenizer"
                 f" {self.text_tokenizer.num_slots}; give both the same number."
             )
+        if self.loop.max_skips:
+            updates = dataclasses.replace(self.updates, skips_non_finite=True)
+            object.__setattr__(self, "updates", updates)
         if self.adapters and not self.init_from:
             raise ValueError(
                 "Adapters need the model that they adapt; set LMRun.init_from to the MODEL_DIR of a"
@@ -132,13 +135,15 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
     sizes = sizes_of(dataset, run.text_tokenizer)
     config = model_for(run.model, sizes, keeps_text_rows=bool(run.text_weights))
     mesh = partitioning.make_mesh(run.mesh)
-    batches = AgdBatches(dataset, tasks, sizes, run.text_tokenizer, _agd(run, mesh))
-    for group in batches.groups.values():
-        check_limits(config, group.plan.clip, group.plan.sound)
     facts = _facts(run, dataset, sizes, config)
-    facts["clips"] = _clips(batches)
     agreement.check_hosts({"settings": facts, "optimizer": run.optimizer, "loop": run.loop})
     before = check_same_run(run.loop.model_dir, facts)
+    agd = _agd(run, mesh, before.get("batch_sizes"))
+    batches = AgdBatches(dataset, tasks, sizes, run.text_tokenizer, agd)
+    for group in batches.groups.values():
+        check_limits(config, group.plan.clip, group.plan.sound)
+    facts["clips"] = _clips(batches)
+    facts["batch_sizes"] = {name: group.batch_size for name, group in batches.groups.items()}
     if run.loop.seed < 0:
         raise ValueError(f"seed={run.loop.seed} must be 0 or more.")
 
@@ -354,7 +359,7 @@ def _difference(before: Any, now: Any) -> str:
     return f"{name + ' ' if name else ''}was {was}, is now {is_now}"
 
 
-def _agd(run: LMRun, mesh: Any) -> AgdConfig:
+def _agd(run: LMRun, mesh: Any, batch_sizes: Mapping[str, int] | None) -> AgdConfig:
     return AgdConfig(
         batch_tokens=run.batch_tokens,
         seed=run.loop.seed,
@@ -366,6 +371,7 @@ def _agd(run: LMRun, mesh: Any) -> AgdConfig:
         curriculum=run.curriculum,
         on_bad_record=run.on_bad_record,
         on_unserved_task=run.on_unserved_task,
+        batch_sizes=batch_sizes,
     )
 
 

@@ -27,7 +27,7 @@ from poet.train.loop import Program
 from poet.train.lora import LoraConfig
 from poet.train.origin import Origin
 from poet.train.state import TrainState
-from poet.train.step import Batch, apply_gradients, make_step, split_frozen
+from poet.train.step import Batch, TrainStep, make_step, skip_non_finite, split_frozen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,10 +70,13 @@ class Updates:
     Attributes:
       num_micro_batches: Parts that a batch's gradients are computed in, one after the other.
       ema_decay: Of the moving average of the parameters that train; 0 keeps none.
+      skips_non_finite: Whether the update of a step that is not finite is left out on the devices.
+        Set `LoopConfig.max_skips` instead, from which an `LMRun` sets this.
     """
 
     num_micro_batches: int = 1
     ema_decay: float = 0.0
+    skips_non_finite: bool = False
 
     def __post_init__(self):
         if self.num_micro_batches < 1:
@@ -186,41 +189,49 @@ class LMPrograms:
             return self._model.apply({"params": params}, plan, batch, method=method, rngs=rngs)
 
     def compile_gradients(self, group: str) -> Any:
-        """The compiled (state, batch, key) -> (gradients, measures) of a group."""
-        plan, num_parts = self._batches.groups[group].plan, self._updates.num_micro_batches
+        """The compiled (state, batch, key) -> (what the update needs, measures) of a group."""
+        plan = self._batches.groups[group].plan
 
         def gradients(base: Any, state: TrainState, batch: Batch, key: Any) -> Any:
-            loss = functools.partial(self.loss, plan, base)
-            step = make_step(loss, self._tx, self._frozen, num_parts)
+            step = self._step(functools.partial(self.loss, plan, base))
             return step.gradients(state, batch, key)
 
         rows = partitioning.batch_sharding(self._mesh)
+        passed = jax.tree.map(lambda leaf: leaf.sharding, self._passed_shapes)
         jitted = jax.jit(
             gradients,
             in_shardings=(self._base_shardings, self._shardings, rows, None),
-            out_shardings=(self._moving(self._shardings.params), None),
+            out_shardings=(passed, None),
         )
         shapes = (self._base_shapes, self.state_shapes, self._examples[group], _KEY)
         with jax.set_mesh(self._mesh):
             return functools.partial(jitted.lower(*shapes).compile(), self._base)
 
     def compile_update(self) -> Any:
-        """The compiled (state, gradients, key) -> (state, measures); donates the state."""
+        """The compiled (state, passed, key) -> (state, measures); donates the state."""
+        passed = jax.tree.map(lambda leaf: leaf.sharding, self._passed_shapes)
         jitted = jax.jit(
-            functools.partial(
-                apply_gradients,
-                tx=self._tx,
-                frozen=self._frozen,
-                ema_decay=self._updates.ema_decay,
-            ),
+            self._step(self.loss).update,  # Which loss it was does not matter here.
             donate_argnums=0,
-            in_shardings=(self._shardings, self._moving(self._shardings.params), None),
+            in_shardings=(self._shardings, passed, None),
             out_shardings=(self._shardings, None),
         )
-        grads = self._moving(self.state_shapes.params)
-        shapes = (self.state_shapes, grads, _KEY)
         with jax.set_mesh(self._mesh):
-            return jitted.lower(*shapes).compile()
+            return jitted.lower(self.state_shapes, self._passed_shapes, _KEY).compile()
+
+    def _step(self, loss: Any) -> TrainStep:
+        updates = self._updates
+        step = make_step(loss, self._tx, self._frozen, updates.num_micro_batches, updates.ema_decay)
+        return skip_non_finite(step) if updates.skips_non_finite else step
+
+    @property
+    def _passed_shapes(self) -> Any:
+        """Shapes of what `compile_gradients` gives and `compile_update` takes."""
+        grads = self._moving(self.state_shapes.params)
+        if not self._updates.skips_non_finite:
+            return grads
+        whole = partitioning.replicated(self._mesh)
+        return grads, jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
 
     def compile_loss(self, group: str) -> Any:
         """The compiled (params, batch) -> sums by part of a group, for evaluation."""

@@ -23,21 +23,23 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from poet.train import agreement, bad_batch
+from poet.train import agreement, bad_batch, skips
 from poet.train.checkpoint import Checkpoints
 from poet.train.goodput import Goodput
 from poet.train.metrics import MetricsWriter, NoMetrics
 from poet.train.prefetch import Prefetch
 from poet.train.progress import Progress
 from poet.train.state import TrainState
-from poet.train.step import StepFn
+from poet.train.step import WATCHED, StepFn
+from poet.train.stragglers import KIND as HOSTS
+from poet.train.stragglers import Stragglers
 from poet.train.watchdog import Watchdog
 
 # Losses are looked at this many steps late, so that the host never waits for the device.
 _LAG_STEPS = 4
 
-# A step whose loss or one of these is not finite stops the run.
-_WATCHED = ("loss_nats", "loss", "grad_norm", "update_norm")
+# Batches kept of steps whose update was left out: the first ones say enough.
+_MAX_BATCHES = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,13 @@ class LoopConfig:
       seed: Of the one key of the run.
       check_period: Steps between comparisons of the parameters' copies on all devices
         (`poet.train.agreement`); 0 never compares.
+      straggler_period: Steps between comparisons of how long all hosts of a job take by themselves
+        (`poet.train.stragglers`); 0 never compares.
+      straggler_factor: A host that takes so many times what the others take is named.
+      max_skips: Steps of any `skip_window` whose update may be left out because loss or gradients
+        were not finite; one more stops the run. 0 stops at the first. The program has to leave them
+        out (`step.skip_non_finite`); `LMRun` sees to it.
+      skip_window: Steps that `max_skips` is about.
       stall_minutes: Without a step for so long the process ends with exit code 1 and the stacks of
         its threads (`poet.train.watchdog`); 0 waits forever.
     """
@@ -104,15 +113,29 @@ class LoopConfig:
     num_kept: int = 2
     seed: int = 0
     check_period: int = 0
+    straggler_period: int = 0
+    straggler_factor: float = 1.2
+    max_skips: int = 0
+    skip_window: int = 1000
     stall_minutes: float = 0.0
 
     def __post_init__(self):
         for name in ("num_steps", "save_period", "log_period", "num_kept"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("eval_period", "check_period"):
+        for name in ("eval_period", "check_period", "straggler_period", "max_skips"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")
+        if not self.straggler_factor > 1:
+            raise ValueError(
+                f"straggler_factor={self.straggler_factor} must be above 1; 1.2 names hosts that"
+                " take a fifth longer than the others."
+            )
+        if not self.max_skips < self.skip_window:
+            raise ValueError(
+                f"max_skips={self.max_skips} must be less than skip_window={self.skip_window};"
+                " otherwise no number of skipped steps would stop the run."
+            )
         if not self.model_dir:
             raise ValueError("model_dir is empty; name the folder for checkpoints and metrics.")
 
@@ -174,26 +197,34 @@ def run(
         batches = stack.enter_context(
             Prefetch(program.batch_at, program.place, step, config.num_steps)
         )
-        watch = _Watch(program, config, writer, progress, checkpoints, batches)
+        hosts = Stragglers(config.straggler_period, config.straggler_factor)
+        watch = _Watch(program, config, step, writer, progress, checkpoints, batches, hosts)
         steps = {}
         for step, group, batch in batches:
             with contextlib.nullcontext() if group in steps else goodput.counting("compile"):
                 if group not in steps:
+                    hosts.leave_out()
                     steps[group] = program.step_for(group)
                 state, measures = steps[group](state, batch, key)
             done = step + 1
             watch.add(done, group, measures)
             watchdog.alive()
             if config.check_period and done % config.check_period == 0:
+                hosts.leave_out()
                 agreement.check_replicas(state.params)
+            if hosts.is_due(done):
+                watch.drain()
+                _compare_hosts(hosts, done, writer, progress)
             is_last = done == config.num_steps
             if is_last or (config.eval_period and done % config.eval_period == 0):
                 watch.drain()
+                hosts.leave_out()
                 with goodput.counting("eval"):
                     _evaluate(program, state, done, writer, progress)
             must_stop = is_stopping() or checkpoints.reached_preemption(done)
             if is_last or must_stop or done % config.save_period == 0:
                 watch.drain()
+                hosts.leave_out()
                 watch.check_state(state, done)
                 row = goodput.row(batches.waited_s, writer.num_lost_steps)
                 writer.write(done, "goodput", row)
@@ -204,6 +235,7 @@ def run(
                 checkpoints.wait()
                 progress.say(f"Stopped by SIGTERM; step {done:,} is saved. Start again to go on.")
                 raise Stopped(done)
+            hosts.end_step()
     return state
 
 
@@ -233,12 +265,22 @@ def _evaluate(program, state, step, writer, progress) -> None:
     progress.say(f"  step {step:,} held out: {words}")
 
 
+def _compare_hosts(hosts: Stragglers, step, writer, progress) -> None:
+    row, slow = hosts.compare()
+    writer.write(step, HOSTS, row)
+    for host in slow:
+        progress.say(f"WARNING at step {step:,}: {host.in_words()}")
+
+
 class _Watch:
     """Reads measures a few steps late: rows for the writer, and the alarm for a bad loss."""
 
-    def __init__(self, program, config, writer, progress, checkpoints, batches):
+    def __init__(self, program, config, first_step, writer, progress, checkpoints, batches, hosts):
         self._program, self._config, self._writer, self._batches = program, config, writer, batches
-        self._progress, self._checkpoints = progress, checkpoints
+        self._progress, self._checkpoints, self._hosts = progress, checkpoints, hosts
+        self._skips = skips.Skips(
+            config.model_dir, config.max_skips, config.skip_window, first_step
+        )
         self._said = set()
         self._waiting = collections.deque()
         self._window = collections.defaultdict(list)
@@ -263,16 +305,43 @@ class _Watch:
 
     def _read_oldest(self) -> None:
         step, group, measures = self._waiting.popleft()
-        values = {name: float(value) for name, value in jax.device_get(measures).items()}
-        for name in _WATCHED:
-            if not math.isfinite(values.get(name, 0.0)):
-                # Batches are functions of the step: this is the one that the device had.
-                batch = self._program.batch_at(step - 1)[1]
-                kept = bad_batch.save(self._config.model_dir, step, group, batch)
-                raise NonFiniteLossError(
-                    f"{name} is {values[name]} at step {step} (group {group}); steps up to"
-                    f" {step - 1} were finite. Its batch is in {kept}. {self._way_out()}"
-                )
+        with self._hosts.waiting():
+            measures = jax.device_get(measures)
+        values = {name: float(value) for name, value in measures.items()}
+        was_skipped = values.pop("skipped", 0.0)
+        wrong = [name for name in WATCHED if not math.isfinite(values.get(name, 0.0))]
+        if wrong:
+            self._look_at(step, group, wrong[0], values[wrong[0]], bool(was_skipped))
+        else:
+            self._add_to_window(step, group, values)
+        if step % self._config.log_period == 0 or step == self._config.num_steps:
+            self._write_window(step)
+
+    def _look_at(self, step: int, group: str, name: str, value: float, was_skipped: bool) -> None:
+        """Raises, unless the update was left out and may be."""
+        number = self._skips.add(step) if was_skipped else 0
+        kept = "was not kept, there are enough"
+        if number <= _MAX_BATCHES:
+            # Batches are functions of the step: this is the one that the device had.
+            batch = self._program.batch_at(step - 1)[1]
+            kept = f"is in {bad_batch.save(self._config.model_dir, step, group, batch)}"
+        said = f"{name} is {value} at step {step} (group {group})"
+        if not was_skipped:
+            raise NonFiniteLossError(
+                f"{said}; steps up to {step - 1} were finite. Its batch {kept}. {self._way_out()}"
+            )
+        self._writer.write(step, skips.KIND, {"group": group, "measure": name, "was": str(value)})
+        if self._skips.are_too_many:
+            self._writer.flush()
+            raise NonFiniteLossError(
+                f"{said}; with it the updates of {self._skips.in_words} were left out, more than"
+                f" max_skips={self._config.max_skips}. Its batch {kept}. {self._way_out()}"
+            )
+        self._progress.say(
+            f"WARNING: {said}; its update was left out, {self._skips.in_words}. Its batch {kept}."
+        )
+
+    def _add_to_window(self, step: int, group: str, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._window[name].append(value)
         loss = values.get("loss_nats", values.get("loss"))
@@ -281,8 +350,6 @@ class _Watch:
         if self._program.note is not None:
             words.append(self._program.note(values))
         self._progress.update(step, ", ".join(words))
-        if step % self._config.log_period == 0 or step == self._config.num_steps:
-            self._write_window(step)
 
     def _write_window(self, step: int) -> None:
         # A measure that a group does not have is averaged over the steps that have it; a NaN of a
@@ -292,6 +359,8 @@ class _Watch:
             known = [value for value in values if value is not None and math.isfinite(value)]
             if known:
                 row[name] = sum(known) / len(known)
+        if self._config.max_skips:
+            row["num_skipped"] = self._skips.number
         now, before = time.monotonic(), self._window_start
         if before[1] is not None:
             seconds = max(1e-9, now - before[0])

@@ -20,6 +20,9 @@ Measures = dict[str, Any]
 LossFn = Callable[[Any, Batch, Any], tuple[Any, Measures]]
 StepFn = Callable[[TrainState, Any, Any], tuple[TrainState, Measures]]
 
+# Measures that are finite in a step that went well.
+WATCHED = ("loss_nats", "loss", "grad_norm", "update_norm")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainStep:
@@ -67,6 +70,38 @@ def make_step(
         ),
         update=functools.partial(apply_gradients, tx=tx, frozen=frozen, ema_decay=ema_decay),
     )
+
+
+def skip_non_finite(step: TrainStep) -> TrainStep:
+    """The same step, but where loss or gradients are not finite the state stays as it was.
+
+    Only `state.step` goes on, since batches and keys follow from it; the optimizer's own counts do
+    not. Both is decided on the devices. What the update writes anyway is chosen number by number,
+    by two scalars that are there before it starts (the norm of the gradients is needed for clipping
+    too): no array is kept for it, and no half of the step waits for the host.
+
+    Measures get "skipped": 1.0 for a step that was left out, else 0.0.
+    """
+
+    def gradients(state: TrainState, batch: Batch, key: Any) -> tuple[Any, Measures]:
+        passed, measured = step.gradients(state, batch, key)
+        return (passed, _are_finite(measured, "loss_nats", "loss")), measured
+
+    def update(state: TrainState, passed: Any, key: Any) -> tuple[TrainState, Measures]:
+        passed, is_fine = passed
+        after, measured = step.update(state, passed, key)
+        # Not the norm of the update: that one is known only when all of the update is.
+        is_fine &= _are_finite(measured, "grad_norm")
+        chosen = jax.tree.map(lambda new, old: jnp.where(is_fine, new, old), after, state)
+        skipped = 1.0 - is_fine.astype(jnp.float32)
+        return chosen.replace(step=after.step), measured | {"skipped": skipped}
+
+    return TrainStep(gradients=gradients, update=update)
+
+
+def _are_finite(measures: Measures, *names: str) -> jax.Array:
+    values = [jnp.asarray(measures[name], jnp.float32) for name in names if name in measures]
+    return jnp.isfinite(jnp.stack(values)).all()
 
 
 def split_frozen(params: Any, frozen: frozenset[str]) -> tuple[Any, Any]:

@@ -107,6 +107,21 @@ def test_tokens_of_a_step_are_level(make, data_parallel_size):
         assert abs(group.tokens_per_step / 40_000 - 1) < 0.05
 
 
+def test_a_run_keeps_its_batches_on_other_devices(make):
+    """Where two parts round to other rows than four, the rows of the run that goes on are kept."""
+    four, two = make(data_parallel_size=4), make(data_parallel_size=2)
+    sizes = {name: group.batch_size for name, group in four.groups.items()}
+    assert sizes != {name: group.batch_size for name, group in two.groups.items()}
+    kept = make(data_parallel_size=2, batch_sizes=sizes)
+    for step in range(20):
+        (name, one), (also, other) = four.batch_at(step), kept.batch_at(step)
+        assert name == also
+        _assert_equal(one, other)
+    name, size = next(iter(sizes.items()))
+    with pytest.raises(ValueError, match=f"has batches of {size} rows .* into {2 * size + 1} part"):
+        make(data_parallel_size=2 * size + 1, batch_sizes=sizes)
+
+
 def test_tiny_batches_come_as_near_as_they_can():
     assert groups.group_batch_size(10, 151, 1) == 1
     assert groups.group_batch_size(10, 151, 8) == 8

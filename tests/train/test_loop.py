@@ -132,6 +132,47 @@ def test_non_finite_parameters_are_never_saved(tmp_path):
         checkpoint.newest_step(tmp_path)
 
 
+def test_updates_that_are_not_finite_are_left_out_up_to_a_bound(tmp_path, capsys):
+    """Steps 4, 8 and 18 have no update; the third within 15 steps is one too many."""
+    program = toy_program.make(20, bad_step=(3, 7, 17), skips=True)
+    allowed = {"max_skips": 2, "skip_window": 14}
+    final = loop.run(program, toy_program.config(tmp_path / "wide", 20, **allowed))
+    assert int(final.step) == 20 and np.isfinite(final.params["w"]).all()
+    assert int(final.opt_state[1].count) == 17, "adam has seen 17 gradients"
+    said = capsys.readouterr().err
+    assert "loss_nats is nan at step 8 " in said and "was left out, 2 of the last 14 steps" in said
+    rows = metrics.read_metrics(tmp_path / "wide")
+    skipped = [row for row in rows if row["kind"] == "skipped"]
+    assert [(row["step"], row["was"]) for row in skipped] == [(4, "nan"), (8, "nan"), (18, "nan")]
+    train = [row for row in rows if row["kind"] == "train"]
+    assert [row["num_skipped"] for row in train] == [1, 2, 2, 3]
+    assert all(np.isfinite(row["loss_nats"]) for row in train)
+    with np.load(tmp_path / "wide" / "non_finite" / "step_8.npz") as batch:
+        assert np.isinf(batch["x"]).all()
+    narrow = {"max_skips": 2, "skip_window": 15}
+    with pytest.raises(
+        loop.NonFiniteLossError,
+        match=r"at step 18 .* updates of 3 of the last 15 steps were left out, more than"
+        r" max_skips=2\. Its batch is in .*step_18.npz\. The last good checkpoint is step 10",
+    ):
+        loop.run(program, toy_program.config(tmp_path / "narrow", 20, **narrow))
+    # The run that goes on knows of steps 4 and 8.
+    with pytest.raises(loop.NonFiniteLossError, match="of 3 of the last 15 steps"):
+        loop.run(program, toy_program.config(tmp_path / "narrow", 20, **narrow))
+
+
+def test_a_program_that_cannot_leave_updates_out_stops(tmp_path):
+    with pytest.raises(loop.NonFiniteLossError, match="at step 4 .*up to 3 were finite"):
+        loop.run(toy_program.make(9, bad_step=3), toy_program.config(tmp_path, 9, max_skips=5))
+
+
+def test_of_many_bad_batches_some_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_MAX_BATCHES", 1)
+    program = toy_program.make(9, bad_step=(3, 4, 5), skips=True)
+    loop.run(program, toy_program.config(tmp_path, 9, max_skips=5))
+    assert [path.name for path in (tmp_path / "non_finite").iterdir()] == ["step_4.npz"]
+
+
 def test_a_finished_run_returns_its_state_at_once(undisturbed):
     want, folder = undisturbed
     before = (folder / metrics.FILE).read_bytes()
@@ -160,6 +201,11 @@ def test_loop_settings_are_checked(name):
 def test_periods_may_be_left_out_but_not_negative():
     with pytest.raises(ValueError, match="check_period=-1 must be 0 or more"):
         loop.LoopConfig(model_dir="somewhere", num_steps=10, check_period=-1)
+
+
+def test_a_bound_that_bounds_nothing_is_refused():
+    with pytest.raises(ValueError, match="max_skips=10 must be less than skip_window=10"):
+        loop.LoopConfig(model_dir="somewhere", num_steps=10, max_skips=10, skip_window=10)
 
 
 def test_copies_are_compared_as_often_as_asked(tmp_path, monkeypatch):

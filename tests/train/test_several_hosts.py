@@ -9,6 +9,7 @@ import sys
 import time
 
 import gin
+import jax
 import numpy as np
 import pytest
 
@@ -23,14 +24,19 @@ SETTINGS = [
     f"--gin.TRAIN_STEPS={NUM_STEPS}",
     "--gin.SAVE_PERIOD=10",
     "--gin.LoopConfig.check_period=7",
-    "--gin.LoopConfig.stall_minutes=5",
+    "--gin.LoopConfig.stall_minutes=20",
 ]
 
 
 def start(folder, dataset, num_devices, *more):
     words = [sys.executable, "-m", "poet.main.train", *SETTINGS, f"--gin.MODEL_DIR={folder}"]
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(num_devices)}
     # The cache of the tests makes the second and third compile of a program cheap.
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(num_devices),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     return subprocess.Popen(
         [*words, f"--gin.DATA_DIR={dataset}", *more],
         cwd=ROOT,
@@ -41,12 +47,18 @@ def start(folder, dataset, num_devices, *more):
     )
 
 
-def start_two(folder, dataset):
+def start_joined(number, folder, dataset, *more):
+    """So many processes of one job, each with one device."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         port = listener.getsockname()[1]
-    joined = [f"--coordinator_address=localhost:{port}", "--process_count=2"]
-    return [start(folder, dataset, 1, *joined, f"--process_index={i}") for i in range(2)]
+    joined = [f"--coordinator_address=localhost:{port}", f"--process_count={number}", *more]
+    return [start(folder, dataset, 1, *joined, f"--process_index={i}") for i in range(number)]
+
+
+def wait_for(processes):
+    """What each of them said; none may take half an hour."""
+    return [process.communicate(timeout=1800)[0] for process in processes]
 
 
 def losses(folder):
@@ -58,7 +70,7 @@ def losses(folder):
 def one(tmp_path_factory, small_dataset):
     folder = tmp_path_factory.mktemp("one")
     process = start(folder, small_dataset, 2)
-    said = process.communicate(timeout=600)[0]
+    (said,) = wait_for([process])
     assert process.returncode == 0, said
     return losses(folder)
 
@@ -70,37 +82,97 @@ def clean_gin():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_two_processes_train_as_one_with_two_devices(one, small_dataset, tmp_path):
-    processes = start_two(tmp_path, small_dataset)
-    said = [process.communicate(timeout=600)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+@pytest.mark.timeout(4000)
+@pytest.mark.parametrize("number", [2, 4])
+def test_processes_train_as_one_with_two_devices(one, small_dataset, tmp_path, number):
+    processes = start_joined(number, tmp_path, small_dataset)
+    said = wait_for(processes)
+    assert [process.returncode for process in processes] == [0] * number, said
     found = losses(tmp_path)
     assert list(found) == list(range(1, NUM_STEPS + 1))
     np.testing.assert_allclose(list(found.values()), list(one.values()), rtol=1e-5)
-    assert "Trained 60 steps" in said[0] and "Trained" not in said[1]
+    assert ["Trained 60 steps" in text for text in said] == [True] + [False] * (number - 1)
+    assert checkpoint.newest_step(tmp_path) == NUM_STEPS
+
+
+def kill_after_a_checkpoint(processes, folder):
+    """Kills the last one, then the others, which would wait for it; returns the newest step."""
+    deadline = time.monotonic() + 900
+    while not list((folder / "checkpoints").glob("[1-9]0")):
+        assert time.monotonic() < deadline and processes[0].poll() is None
+        time.sleep(0.05)
+    processes[-1].send_signal(signal.SIGKILL)
+    time.sleep(0.2)
+    for process in processes[:-1]:
+        process.kill()
+    for process in processes:
+        process.communicate(timeout=60)
+    restored = checkpoint.newest_step(folder)
+    assert restored < NUM_STEPS
+    return restored
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_a_job_that_lost_a_process_goes_on_with_another_number(one, small_dataset, tmp_path):
-    processes = start_two(tmp_path, small_dataset)
-    deadline = time.monotonic() + 600
-    while not list((tmp_path / "checkpoints").glob("[1-9]0")):
-        assert time.monotonic() < deadline and processes[0].poll() is None
-        time.sleep(0.05)
-    processes[1].send_signal(signal.SIGKILL)
-    time.sleep(0.2)
-    processes[0].kill()
-    for process in processes:
-        process.communicate(timeout=60)
-    restored = checkpoint.newest_step(tmp_path)
-    assert restored < NUM_STEPS
+@pytest.mark.timeout(4000)
+def test_a_job_that_lost_a_process_goes_on_as_one(one, small_dataset, tmp_path):
+    restored = kill_after_a_checkpoint(start_joined(2, tmp_path, small_dataset), tmp_path)
     alone = start(tmp_path, small_dataset, 2)
-    said = alone.communicate(timeout=600)[0]
+    (said,) = wait_for([alone])
     assert alone.returncode == 0 and f"continuing from the checkpoint of step {restored}" in said
     found = losses(tmp_path)
     np.testing.assert_allclose(list(found.values()), list(one.values()), rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4000)
+def test_four_that_lost_one_go_on_as_two_replicas(one, small_dataset, tmp_path):
+    """Another number of processes and another mesh; one of the two reads the checkpoint."""
+    restored = kill_after_a_checkpoint(start_joined(4, tmp_path, small_dataset), tmp_path)
+    mesh = ["--gin.MeshConfig.replica=2", "--gin.MeshConfig.fsdp=1"]
+    processes = start_joined(2, tmp_path, small_dataset, *mesh)
+    said = wait_for(processes)
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert f"continuing from the checkpoint of step {restored}" in said[0]
+    found = losses(tmp_path)
+    assert list(found) == list(range(1, NUM_STEPS + 1))
+    np.testing.assert_allclose(list(found.values()), list(one.values()), rtol=1e-4)
+
+
+SPOILED = """
+import jax
+import numpy as np
+from poet.data.batches import AgdBatches
+
+batch_at = AgdBatches.batch_at
+
+def spoiled(self, step):
+    group, batch = batch_at(self, step)
+    if step in (1, 3, 11) and jax.process_index() == 1:
+        batch["decoder_loss_weights"] = np.full_like(batch["decoder_loss_weights"], np.nan)
+    return group, batch
+
+AgdBatches.batch_at = spoiled
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4000)
+def test_what_one_host_spoils_all_leave_out_and_all_stop(small_dataset, tmp_path):
+    """Two bad batches, which may be, and a third, which may not."""
+    (tmp_path / "spoiled.py").write_text(SPOILED)
+    modules = ("tasks.paper", "tasks.mixtures", str(tmp_path / "spoiled.py"))
+    more = [f"--gin.TASK_MODULES={modules}", "--gin.LoopConfig.max_skips=2"]
+    processes = start_joined(2, tmp_path / "model", small_dataset, *more)
+    said = wait_for(processes)
+    assert [process.returncode for process in processes] == [2, 2], said
+    for number, text in enumerate(said):
+        assert "at step 12 " in text and "with it the updates of 3 of the last 1,000 steps" in text
+        assert f"step_12_process_{number}.npz" in text
+        assert "The last good checkpoint is step 10" in text
+    skipped = [r for r in metrics.read_metrics(tmp_path / "model") if r["kind"] == "skipped"]
+    assert [row["step"] for row in skipped] == [2, 4, 12]
+    kept = {path.name for path in (tmp_path / "model" / "non_finite").iterdir()}
+    assert kept == {f"step_{step}_process_{p}.npz" for step in (2, 4, 12) for p in (0, 1)}
 
 
 @pytest.mark.parametrize(
@@ -132,8 +204,6 @@ def test_a_scheduler_can_tell_a_stopped_run_from_a_finished_one(
 
 
 def test_a_coordinator_that_does_not_answer_is_one_sentence(monkeypatch, capsys):
-    import jax
-
     def fail(*address):
         raise RuntimeError("no answer from the coordinator")
 

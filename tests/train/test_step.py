@@ -8,7 +8,7 @@ import pytest
 
 from poet.train import state
 from poet.train.lm_program import Updates
-from poet.train.step import make_step
+from poet.train.step import make_step, skip_non_finite
 
 
 def loss_fn(params, batch, key):
@@ -85,6 +85,47 @@ def test_a_late_average_moves_by_its_decay():
     now = state.create(params, tx.init(params), ema=params)
     now, _ = step(now.replace(step=jnp.asarray(1000)), {}, jax.random.key(0))
     assert float(now.ema["w"]) == -0.5
+
+
+def scaled(params, batch, key):
+    """Gradient: the mean of x. Nats: the mean of x w + y, of which y has no gradient."""
+    del key
+    nats = jnp.mean(batch["x"] * params["w"] + batch["y"])
+    return nats, {"loss_nats": nats}
+
+
+@pytest.mark.parametrize("num_micro_batches", [1, 2])
+@pytest.mark.parametrize("bad", [{"x": np.nan}, {"x": np.inf}, {"y": np.inf}])
+def test_a_step_that_is_not_finite_changes_nothing(num_micro_batches, bad):
+    """One bad number of one row; momentum and average stay as well, and what follows is fine.
+
+    Rate 1, momentum 0.5, gradient 2: w is 1, then -1, -1 (skipped), -1 - (1 + 2) = -4.
+    """
+    tx = optax.sgd(1.0, momentum=0.5)
+    step = make_step(scaled, tx, num_micro_batches=num_micro_batches, ema_decay=0.9)
+    step = jax.jit(skip_non_finite(step), donate_argnums=0)
+    params = {"w": jnp.ones(())}
+    now = state.create(params, tx.init(params), {"seen": jnp.ones(2)}, ema=params)
+    good = {"x": np.full(4, 2.0, np.float32), "y": np.zeros(4, np.float32)}
+    broken = {name: value.copy() for name, value in good.items()}
+    for name, value in bad.items():
+        broken[name][1] = value
+    found, kept = [], []
+    for batch in (good, broken, good):
+        now, measures = step(now, batch, jax.random.key(0))
+        found.append((float(now.params["w"]), float(measures["skipped"])))
+        kept.append(jax.device_get((now.opt_state, now.extra, now.ema)))
+    assert found == [(-1.0, 0.0), (-1.0, 1.0), (-4.0, 0.0)]
+    assert int(now.step) == 3
+    jax.tree.map(np.testing.assert_array_equal, kept[1], kept[0])
+
+
+def test_steps_that_are_finite_are_the_same_with_and_without_the_choice():
+    tx, key = optax.adam(0.1), jax.random.key(0)
+    plain = jax.jit(make_step(loss_fn, tx))(begin(tx), make_batch(), key)
+    choosing = jax.jit(skip_non_finite(make_step(loss_fn, tx)))(begin(tx), make_batch(), key)
+    jax.tree.map(np.testing.assert_array_equal, choosing[0], plain[0])
+    assert choosing[1].pop("skipped") == 0.0 and choosing[1] == plain[1]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from poet.train import loop, optimizer, state, step
 WIDTH = 16
 
 
-def make(num_steps, pause_s=0.0, bad_step=None, bad_params=False):
-    """A program of two groups; `bad_step` feeds an infinite batch at that step."""
+def make(num_steps, pause_s=0.0, bad_step=None, bad_params=False, skips=False):
+    """A program of two groups; `bad_step`, one or several, have an infinite batch."""
+    bad_steps = np.atleast_1d([] if bad_step is None else bad_step)
     tx = optimizer.make_optimizer(optimizer.OptimizerConfig(warmup_steps=5), num_steps)
 
     def init(key):
@@ -28,6 +29,8 @@ def make(num_steps, pause_s=0.0, bad_step=None, bad_params=False):
         return jnp.mean((x @ params["w"] + params["b"][None] - batch["x"] ** 2) ** 2), {}
 
     regression = step.make_step(loss_fn, tx)
+    if skips:
+        regression = step.skip_non_finite(regression)
 
     def train_step(before, batch, key):
         after, measures = regression(before, batch, key)
@@ -41,7 +44,7 @@ def make(num_steps, pause_s=0.0, bad_step=None, bad_params=False):
         time.sleep(pause_s)
         rng = np.random.default_rng((0, number))
         x = rng.normal(size=(8, WIDTH)).astype(np.float32)
-        if number == bad_step:
+        if number in bad_steps:
             x[:] = np.inf
         return ("odd" if rng.integers(2) else "even"), {"x": x}
 
