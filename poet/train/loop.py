@@ -14,7 +14,6 @@ import math
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,11 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from poet.train import agreement, bad_batch
+from poet.train import agreement, bad_batch, looking
 from poet.train.checkpoint import Checkpoints
 from poet.train.goodput import Goodput
 from poet.train.metrics import MetricsWriter, NoMetrics
+from poet.train.pace import Pace, Work
 from poet.train.prefetch import Prefetch
+from poet.train.profiling import Profiler
 from poet.train.progress import Progress
 from poet.train.state import TrainState
 from poet.train.step import StepFn
@@ -53,12 +54,17 @@ class Program:
         called "loss_nats" or "loss".
       evaluate: (state, step) -> {name: number}, or None. Must not donate the state. A value may
         also be a picture, uint8 [rows, columns, 3], or a clip of them: those go to TensorBoard.
+      sample: As `evaluate`, for what the model makes at `LoopConfig.sample_period`; it may write
+        files of its own.
       place: batch -> batch on the devices. The default puts it on the default device.
       state_shapes: State of ShapeDtypeStructs with shardings, to restore into. None: a fresh state
         is made and serves as the pattern, which costs its memory for a moment.
       warm_up: Called once before the first step, for example to compile in the background.
       clean_up: Called when the run ends, however it ends.
       describe: Rows (what, value) printed when the run starts.
+      task_at: step -> the name under which its loss is reported; None takes the group's.
+      work: Tokens and model FLOPs of the steps, for rates and MFU.
+      rate: step -> learning rate of that step, reported beside its loss.
       note: Measures of a step -> words for the progress line after the loss.
       alarms: (step, means of a row of measures) -> {name: sentence} of what goes wrong. A sentence
         is printed once a run.
@@ -69,11 +75,15 @@ class Program:
     batch_at: Callable[[int], tuple[str, dict[str, np.ndarray]]]
     step_for: Callable[[str], StepFn]
     evaluate: Callable[[TrainState, int], Mapping[str, Any] | None] | None = None
+    sample: Callable[[TrainState, int], Mapping[str, Any] | None] | None = None
     place: Callable[[dict[str, Any]], dict[str, Any]] = jax.device_put
     state_shapes: TrainState | None = None
     warm_up: Callable[[], None] | None = None
     clean_up: Callable[[], None] | None = None
     describe: tuple[tuple[str, str], ...] = ()
+    task_at: Callable[[int], str] | None = None
+    work: Work | None = None
+    rate: Callable[[int], float] | None = None
     note: Callable[[Mapping[str, float]], str] | None = None
     alarms: Callable[[int, Mapping[str, float]], Mapping[str, str]] | None = None
 
@@ -88,7 +98,14 @@ class LoopConfig:
       save_period: Steps between checkpoints; the last step is always saved.
       eval_period: Steps between evaluations; 0 evaluates at the end only.
       log_period: Steps between rows of metrics.
-      num_kept: Checkpoints kept.
+      num_kept: Newest checkpoints kept.
+      best_of: Name of a loss that `evaluate` gives, such as "loss_nats/validation": the checkpoint
+        that has its least value is kept as well, and an evaluation that finds a lesser one saves.
+        "" keeps the newest ones only.
+      sample_period: Steps between looks at what the model makes (`Program.sample`), and at the
+        last one; 0 never looks.
+      profile_first: Steps done before the trace of `poet.train.profiling`.
+      profile_steps: Of that trace; 0 for none. A file MODEL_DIR/profile asks for one at any time.
       seed: Of the one key of the run.
       check_period: Steps between comparisons of the parameters' copies on all devices
         (`poet.train.agreement`); 0 never compares.
@@ -102,6 +119,10 @@ class LoopConfig:
     eval_period: int = 0
     log_period: int = 10
     num_kept: int = 2
+    best_of: str = ""
+    sample_period: int = 0
+    profile_first: int = 10
+    profile_steps: int = 0
     seed: int = 0
     check_period: int = 0
     stall_minutes: float = 0.0
@@ -110,9 +131,20 @@ class LoopConfig:
         for name in ("num_steps", "save_period", "log_period", "num_kept"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("eval_period", "check_period"):
+        for name in (
+            "eval_period",
+            "check_period",
+            "sample_period",
+            "profile_first",
+            "profile_steps",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")
+        if self.best_of and not (self.eval_period and self.best_of.startswith("loss")):
+            raise ValueError(
+                f"best_of={self.best_of!r} needs an eval_period above 0 and the name of a loss, the"
+                " least of which is best; such as 'loss_nats/validation'."
+            )
         if not self.model_dir:
             raise ValueError("model_dir is empty; name the folder for checkpoints and metrics.")
 
@@ -149,7 +181,9 @@ def run(
     key, goodput = jax.random.key(config.seed), Goodput()
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(config.stall_minutes))
-        checkpoints = stack.enter_context(Checkpoints(config.model_dir, config.num_kept))
+        checkpoints = stack.enter_context(
+            Checkpoints(config.model_dir, config.num_kept, bool(config.best_of))
+        )
         with goodput.counting("restore"):
             state, step = _begin(program, checkpoints, key)
         if step >= config.num_steps:
@@ -174,32 +208,48 @@ def run(
         batches = stack.enter_context(
             Prefetch(program.batch_at, program.place, step, config.num_steps)
         )
-        watch = _Watch(program, config, writer, progress, checkpoints, batches)
+        profiler = Profiler(
+            config.model_dir, config.profile_first, config.profile_steps, progress.say, goodput
+        )
+        profiler = stack.enter_context(profiler) if is_first else None
+        pace = Pace(program.work, goodput)
+        watch = _Watch(program, config, pace, writer, progress, checkpoints, batches)
         steps = {}
         for step, group, batch in batches:
+            if profiler:
+                profiler.before(step, state)
             with contextlib.nullcontext() if group in steps else goodput.counting("compile"):
                 if group not in steps:
                     steps[group] = program.step_for(group)
                 state, measures = steps[group](state, batch, key)
             done = step + 1
+            if profiler:
+                profiler.after(done, state)
             watch.add(done, group, measures)
             watchdog.alive()
             if config.check_period and done % config.check_period == 0:
                 agreement.check_replicas(state.params)
-            is_last = done == config.num_steps
+            is_last, loss = done == config.num_steps, math.inf
             if is_last or (config.eval_period and done % config.eval_period == 0):
                 watch.drain()
                 with goodput.counting("eval"):
-                    _evaluate(program, state, done, writer, progress)
+                    found = looking.look("eval", program.evaluate, state, done, writer, progress)
+                loss = looking.loss_of(config.best_of, found)
+            if config.sample_period and (is_last or done % config.sample_period == 0):
+                watch.drain()
+                with goodput.counting("sample"):
+                    looking.look("sample", program.sample, state, done, writer, progress)
             must_stop = is_stopping() or checkpoints.reached_preemption(done)
-            if is_last or must_stop or done % config.save_period == 0:
+            is_due = is_last or done % config.save_period == 0
+            is_best = loss < math.inf and loss < checkpoints.best_loss()
+            if is_due or must_stop or is_best:
                 watch.drain()
                 watch.check_state(state, done)
                 row = goodput.row(batches.waited_s, writer.num_lost_steps)
                 writer.write(done, "goodput", row)
                 writer.flush()  # First the rows, so that a checkpoint never lacks its own.
                 with goodput.counting("save"):
-                    checkpoints.save(state, dict(meta(done)) if meta else {})
+                    checkpoints.save(state, dict(meta(done)) if meta else {}, loss)
             if must_stop and not is_last:
                 checkpoints.wait()
                 progress.say(f"Stopped by SIGTERM; step {done:,} is saved. Start again to go on.")
@@ -218,31 +268,16 @@ def _begin(program: Program, checkpoints: Checkpoints, key: Any) -> tuple[TrainS
     return state, int(state.step)
 
 
-def _evaluate(program, state, step, writer, progress) -> None:
-    if program.evaluate is None:
-        return
-    measures = program.evaluate(state, step)
-    if not measures:
-        return
-    numbers = {name: float(value) for name, value in measures.items() if np.ndim(value) == 0}
-    writer.write(step, "eval", numbers)
-    writer.write_pictures(
-        step, {name: value for name, value in measures.items() if name not in numbers}
-    )
-    words = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-    progress.say(f"  step {step:,} held out: {words}")
-
-
 class _Watch:
     """Reads measures a few steps late: rows for the writer, and the alarm for a bad loss."""
 
-    def __init__(self, program, config, writer, progress, checkpoints, batches):
+    def __init__(self, program, config, pace, writer, progress, checkpoints, batches):
         self._program, self._config, self._writer, self._batches = program, config, writer, batches
+        self._pace = pace
         self._progress, self._checkpoints = progress, checkpoints
         self._said = set()
         self._waiting = collections.deque()
         self._window = collections.defaultdict(list)
-        self._window_start = (time.monotonic(), None, 0.0)
 
     def add(self, step: int, group: str, measures: dict[str, Any]) -> None:
         self._waiting.append((step, group, measures))
@@ -263,6 +298,7 @@ class _Watch:
 
     def _read_oldest(self) -> None:
         step, group, measures = self._waiting.popleft()
+        self._pace.add(group)
         values = {name: float(value) for name, value in jax.device_get(measures).items()}
         for name in _WATCHED:
             if not math.isfinite(values.get(name, 0.0)):
@@ -276,7 +312,8 @@ class _Watch:
         for name, value in values.items():
             self._window[name].append(value)
         loss = values.get("loss_nats", values.get("loss"))
-        self._window[f"loss/{group}"].append(loss)
+        task = self._program.task_at(step - 1) if self._program.task_at else group
+        self._window[f"loss/{task}"].append(loss)
         words = [] if loss is None else [f"loss {loss:.4f}"]
         if self._program.note is not None:
             words.append(self._program.note(values))
@@ -292,12 +329,9 @@ class _Watch:
             known = [value for value in values if value is not None and math.isfinite(value)]
             if known:
                 row[name] = sum(known) / len(known)
-        now, before = time.monotonic(), self._window_start
-        if before[1] is not None:
-            seconds = max(1e-9, now - before[0])
-            row["steps_per_second"] = (step - before[1]) / seconds
-            row["data_wait_share"] = (self._batches.waited_s - before[2]) / seconds
-        self._window_start = (now, step, self._batches.waited_s)
+        if self._program.rate:
+            row["learning_rate"] = self._program.rate(step - 1)
+        row |= self._pace.row(step, self._batches.waited_s)
         self._window.clear()
         self._writer.write(step, "train", row)
         alarms = self._program.alarms(step, row) if self._program.alarms else {}

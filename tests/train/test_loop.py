@@ -1,6 +1,7 @@
 """The loop on a toy program: resume, signals, bad losses, files."""
 
 import dataclasses
+import math
 import os
 import pathlib
 import random
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import toy_program
 
-from poet.train import checkpoint, loop, metrics
+from poet.train import checkpoint, loop, metrics, pace
 
 ROOT = pathlib.Path(__file__).parents[2]
 NUM_STEPS = 60
@@ -30,7 +31,7 @@ def assert_same(left, right):
 
 def rows_without_time(folder):
     rows = [row for row in metrics.read_metrics(folder) if row["kind"] != "goodput"]
-    of_time = {"steps_per_second", "data_wait_share"}
+    of_time = {"steps_per_second", "data_wait_share", "host_memory_gib"}
     return [{k: v for k, v in row.items() if k not in of_time} for row in rows]
 
 
@@ -188,3 +189,73 @@ def test_notes_and_warnings_are_said_and_a_warning_only_once(tmp_path, capsys):
     assert "WARNING at step 10: norm True" in said.err + said.out
     assert (said.err + said.out).count("WARNING") == 1
     assert ", norm True" in said.err + said.out
+
+
+def test_rows_have_rates_memory_and_losses_by_task(tmp_path):
+    work = pace.Work(tokens={"odd": 8, "even": 8}, flops={"odd": 1e6, "even": 1e6}, peak_flops=1e9)
+    program = dataclasses.replace(
+        toy_program.make(10),
+        work=work,
+        rate=lambda step: step / 100,
+        task_at=lambda step: f"task_{step // 5}",
+    )
+    loop.run(program, toy_program.config(tmp_path, 10))
+    first, last = (row for row in metrics.read_metrics(tmp_path) if row["kind"] == "train")
+    assert (first["learning_rate"], last["learning_rate"]) == (0.04, 0.09)
+    assert "loss/task_0" in first and "loss/task_1" in last and "loss/task_0" not in last
+    assert {"grad_norm", "host_memory_gib"} <= set(first) and "mfu" not in first
+    assert last["tokens_per_second"] == pytest.approx(8 * last["steps_per_second"], rel=1e-5)
+    assert last["mfu"] == pytest.approx(1e-3 * last["steps_per_second"], rel=1e-5)
+
+
+def test_samples_are_taken_when_due_and_change_nothing(tmp_path, undisturbed, capsys):
+    picture = np.zeros((4, 4, 3), np.uint8)
+    program = dataclasses.replace(
+        toy_program.make(NUM_STEPS),
+        sample=lambda state, step: {"token_accuracy": step / 100, "clip": picture},
+    )
+    changes = {"sample_period": 25, "profile_first": 30, "profile_steps": 2}
+    assert_same(
+        loop.run(program, toy_program.config(tmp_path, NUM_STEPS, **changes)), undisturbed[0]
+    )
+    rows = [row for row in metrics.read_metrics(tmp_path) if row["kind"] == "sample"]
+    assert [(row["step"], row["token_accuracy"]) for row in rows] == [
+        (25, 0.25), (50, 0.5), (60, 0.6),
+    ]  # fmt: skip
+    assert "step 25 sampled: token_accuracy 0.25" in "".join(capsys.readouterr())
+    last = [row for row in metrics.read_metrics(tmp_path) if row["kind"] == "goodput"][-1]
+    assert last["sample_s"] > 0 and last["profile_s"] > 0
+
+
+def evaluated(losses):
+    """A toy program whose held-out losses are given: step -> loss."""
+    return dataclasses.replace(
+        toy_program.make(max(losses)), evaluate=lambda state, step: {"loss_nats": losses[step]}
+    )
+
+
+def kept(folder):
+    return sorted(int(path.name) for path in (folder / checkpoint.FOLDER).iterdir())
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path):
+    settings = {"eval_period": 8, "save_period": 10, "best_of": "loss_nats", "num_kept": 1}
+    losses = {8: 3.0, 16: 2.0, 24: math.nan, 32: 2.5, 40: 2.25}
+    loop.run(evaluated(losses), toy_program.config(tmp_path, 40, **settings))
+    assert kept(tmp_path) == [16, 40]
+    assert checkpoint.newest_step(tmp_path) == 40 and checkpoint.best_step(tmp_path) == 16
+    # A run that goes on knows what the best was.
+    more = {48: 2.1, 50: 2.2}
+    loop.run(evaluated(more), toy_program.config(tmp_path, 50, **settings))
+    assert kept(tmp_path) == [16, 50]
+    loop.run(evaluated({56: 1.0, 60: 2.2}), toy_program.config(tmp_path, 60, **settings))
+    assert kept(tmp_path) == [56, 60] and checkpoint.best_step(tmp_path) == 56
+
+
+def test_a_best_of_nothing_is_refused(tmp_path, undisturbed):
+    with pytest.raises(ValueError, match="needs an eval_period above 0 and the name of a loss"):
+        toy_program.config(tmp_path, 10, eval_period=0, best_of="loss_nats")
+    with pytest.raises(ValueError, match="'loss' is nothing that the evaluation gives.*loss_nats"):
+        loop.run(toy_program.make(20), toy_program.config(tmp_path, 20, best_of="loss"))
+    with pytest.raises(ValueError, match="was not told to keep the best one"):
+        checkpoint.best_step(undisturbed[1])
