@@ -224,6 +224,25 @@ def best_step(model_dir: epath.PathLike) -> int:
     return min(losses, key=losses.__getitem__)
 
 
+def find_step(model_dir: epath.PathLike, step: int | str) -> int:
+    """Returns the kept step of that number, "best" or, for "", the newest.
+
+    Raises:
+      ValueError: when it is not there, saying which are.
+    """
+    if step == "":
+        return newest_step(model_dir)
+    if step == "best":
+        return best_step(model_dir)
+    kept = _steps(_folder(model_dir))
+    if not str(step).isdigit() or int(step) not in kept:
+        raise ValueError(
+            f"{model_dir} has no checkpoint of step {step}; it has"
+            f" {', '.join(map(str, kept)) or 'none'}. Take one of these, or 'best'."
+        )
+    return int(step)
+
+
 def read_meta(model_dir: epath.PathLike, step: int | None = None) -> dict[str, Any]:
     """Returns the facts saved with a checkpoint (default: the newest), without its arrays."""
     step = newest_step(model_dir) if step is None else step

@@ -86,16 +86,15 @@ def watched(
 
 def _check_best_of(run: Any, known: KnownRun) -> None:
     """ValueError for a loss that no evaluation of the run will give, before the first step."""
-    if not run.loop.best_of:
+    wanted = run.loop.best_of
+    if not wanted:
         return
     measures = ["loss_nats", *(["loss_nats_ema"] if run.updates.ema_decay else [])]
     splits = known.splits if run.evaluation.num_examples else ()
     given = [f"{measure}/{split}" for measure in measures for split in splits]
-    if not any(
-        run.loop.best_of == name or run.loop.best_of.startswith(f"{name}/") for name in given
-    ):
+    if not any(f"{wanted}/".startswith(f"{name}/") for name in given):
         raise ValueError(
-            f"best_of={run.loop.best_of!r} is nothing that this run evaluates; expected one of"
+            f"best_of={wanted!r} is nothing that this run evaluates; expected one of"
             f" {', '.join(given) or 'none, since nothing is held out'}, or such a name with /TASK."
         )
 

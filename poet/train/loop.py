@@ -235,11 +235,12 @@ def run(
                 with goodput.counting("eval"):
                     found = looking.look("eval", program.evaluate, state, done, writer, progress)
                 loss = looking.loss_of(config.best_of, found)
-            if config.sample_period and (is_last or done % config.sample_period == 0):
+            must_stop = is_stopping() or checkpoints.reached_preemption(done)
+            is_sampled = config.sample_period and (is_last or done % config.sample_period == 0)
+            if is_sampled and not must_stop:  # Who is told to stop has little time.
                 watch.drain()
                 with goodput.counting("sample"):
                     looking.look("sample", program.sample, state, done, writer, progress)
-            must_stop = is_stopping() or checkpoints.reached_preemption(done)
             is_due = is_last or done % config.save_period == 0
             is_best = loss < math.inf and loss < checkpoints.best_loss()
             if is_due or must_stop or is_best:

@@ -243,7 +243,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path):
     losses = {8: 3.0, 16: 2.0, 24: math.nan, 32: 2.5, 40: 2.25}
     loop.run(evaluated(losses), toy_program.config(tmp_path, 40, **settings))
     assert kept(tmp_path) == [16, 40]
-    assert checkpoint.newest_step(tmp_path) == 40 and checkpoint.best_step(tmp_path) == 16
+    assert checkpoint.newest_step(tmp_path) == 40 and checkpoint.find_step(tmp_path, "best") == 16
     # A run that goes on knows what the best was.
     more = {48: 2.1, 50: 2.2}
     loop.run(evaluated(more), toy_program.config(tmp_path, 50, **settings))
@@ -258,4 +258,7 @@ def test_a_best_of_nothing_is_refused(tmp_path, undisturbed):
     with pytest.raises(ValueError, match="'loss' is nothing that the evaluation gives.*loss_nats"):
         loop.run(toy_program.make(20), toy_program.config(tmp_path, 20, best_of="loss"))
     with pytest.raises(ValueError, match="was not told to keep the best one"):
-        checkpoint.best_step(undisturbed[1])
+        checkpoint.find_step(undisturbed[1], "best")
+    with pytest.raises(ValueError, match="no checkpoint of step 7; it has 50, 60. Take one"):
+        checkpoint.find_step(undisturbed[1], "7")
+    assert checkpoint.find_step(undisturbed[1], "") == 60
