@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, help="examples a step")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the products")
     add("--remat", default="none", help="what the backward pass keeps; see PrefixLMConfig")
+    add("--tied", action="store_true", help="embedding and head are one table, as torch's side has")
     add("--unroll", type=int, help="layers in one iteration of the loop over layers; all on a CPU")
     add(
         "--steps", type=int, default=10, help="that are timed, after one that compiles and one more"
@@ -131,7 +132,12 @@ def _program(args: argparse.Namespace, config: Any, plan: Any) -> tuple[Any, Any
     from poet.train import compiling, state, step
 
     unroll = args.unroll or (config.num_layers if jax.default_backend() == "cpu" else 1)
-    config = dataclasses.replace(config, remat_policy=args.remat, layers_per_iteration=unroll)
+    config = dataclasses.replace(
+        config,
+        remat_policy=args.remat,
+        layers_per_iteration=unroll,
+        ties_embedding=args.tied,
+    )
     model, tx, draw = PrefixLM(config), optax.adamw(1e-3), np.random.default_rng(0)
 
     def drawn() -> Any:

@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("checkpoint", "tokenizers", "clips", "out"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--tasks", nargs="*", default=[], help="these only; all if left out")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--count", type=int, default=64, help="first so many clips in file order")
     parser.add_argument("--temperature", type=float, default=0.2)
@@ -40,7 +41,13 @@ def main(argv: list[str] | None = None) -> int:
     sampling = SamplingRequest(temperature=args.temperature, guidance=args.guidance, seed=args.seed)
     out = Path(args.out)
     found = task_scores.run(
-        engine, Path(args.clips), out, sampling, split=args.split, count=args.count
+        engine,
+        Path(args.clips),
+        out,
+        sampling,
+        tasks=args.tasks,
+        split=args.split,
+        count=args.count,
     )
     runs[args.out] = {"settings": vars(args), "model": engine.facts, **found}
     outputs.write_text(out / "scores.json", json.dumps(runs[args.out]))

@@ -222,6 +222,7 @@ def run(
     out: Path,
     sampling: Any,
     *,
+    tasks: Sequence[str] = (),
     split: str = "validation",
     count: int = 64,
     say: Callable[[str], None] = print,
@@ -233,6 +234,7 @@ def run(
       clips: Folder of `poet render`.
       out: Folder for the files; a run that was stopped goes on.
       sampling: A `SamplingRequest`; guidance is left out where there are no words.
+      tasks: Words of `TRIALS`; all if empty.
       split: Of the clips.
       count: First so many clips in file order.
       say: Told what is being done.
@@ -241,6 +243,9 @@ def run(
       "rows", one a score, and "decoding", the fastest batch of each program with its passes and
       seconds (see `decode_times`).
     """
+    known = list(dict.fromkeys(trial.task for trial in TRIALS))
+    if unknown := sorted(set(tasks) - set(known)):
+        raise ValueError(f"Expected tasks among {', '.join(known)}, got {', '.join(unknown)}.")
     specs = [
         (clips / file, spec)
         for file, spec in read_specs(clips / "manifest.tsv").items()
@@ -250,6 +255,8 @@ def run(
         raise ValueError(f"Expected clips of split {split!r} in {clips}, found none.")
     rows, decoding = [], []
     for trial in TRIALS:
+        if tasks and trial.task not in tasks:
+            continue
         say(f"{trial.task} {' '.join(f'{k}={v}' for k, v in trial.settings.items())}")
         with decode_times.watch(engine) as calls:
             answers = _answers(engine, trial, specs, out, sampling)

@@ -4,7 +4,13 @@ import json
 
 import pytest
 
+from poet.evals import task_scores
 from tools import score_tasks
+
+
+def test_a_task_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="tasks among text_to_image, .*unconditional, got sing."):
+        task_scores.run(None, tmp_path, tmp_path, None, tasks=("continue", "sing"))
 
 
 def test_earlier_scores_are_looked_for_first(tmp_path):
