@@ -4,8 +4,12 @@
 
 Reads the .trace.json.gz that jax's profiler writes (`touch MODEL_DIR/profile`, or
 `jax.profiler.trace`). An operation's own time leaves out that of operations inside it, such as a
-loop's body. On processors, operations of one step run on several threads at once: their sum may be
-more than the time that passed.
+loop's body. On processors, operations of one step may run on several threads at once: their sum may
+be more than the time that passed.
+
+On a machine that does other work too, --least counts every run of an operation as the shortest one
+of the same operation in the trace: what was taken away from the others is left out. It needs a
+trace of several steps, and says nothing of operations whose work differs from run to run.
 """
 
 import argparse
@@ -129,6 +133,15 @@ def operations(trace: dict[str, Any]) -> list[Op]:
     return ops
 
 
+def at_least(ops: Sequence[Op]) -> list[Op]:
+    """The same, each with the least own time of its operation."""
+    least: dict[tuple[str, str], float] = {}
+    for op in ops:
+        key = (op.program, op.name)
+        least[key] = min(least.get(key, op.own_us), op.own_us)
+    return [dataclasses.replace(op, own_us=least[op.program, op.name]) for op in ops]
+
+
 def num_steps(trace: dict[str, Any]) -> int:
     """Training steps that were marked; 1 where none were."""
     marks = [e for e in trace["traceEvents"] if "step_num" in e.get("args", {})]
@@ -173,7 +186,7 @@ def table(ops: Sequence[Op], steps: int) -> str:
     wall, busy = span_us(ops) / 1e3, busy_us(ops) / 1e3
     lines.append(
         f"\n{steps} step{'s' if steps > 1 else ''} in {wall:,.1f} ms, in {busy / wall:.1%} of which"
-        f" an operation ran; {total / 1e3 / busy:.2f} ran at once on average."
+        f" an operation ran; the table's times add up to {total / 1e3 / steps:,.2f} ms a step."
     )
     return "\n".join(lines) + "\n"
 
@@ -252,6 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("trace", type=Path, help="a .trace.json.gz, or a folder that holds some")
     parser.add_argument("--program", default="", help="only programs with this in their names")
     parser.add_argument("--steps", type=int, default=0, help="of the trace, where none are marked")
+    parser.add_argument("--least", action="store_true", help="leave out what others took away")
     parser.add_argument("--png", type=Path, help="where the picture goes")
     parser.add_argument("--title", default="", help="above the picture")
     parser.add_argument("--from_ms", type=float, default=0.0, help="where the picture begins")
@@ -266,8 +280,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     steps = flags.steps or num_steps(trace)
-    print(table(ops, steps))
-    print(programs(ops, steps))
+    counted = at_least(ops) if flags.least else ops
+    print(table(counted, steps))
+    print(programs(counted, steps))
     if flags.png:
         flags.png.parent.mkdir(parents=True, exist_ok=True)
         image = draw(ops, flags.title or str(flags.trace), flags.from_ms, flags.to_ms)

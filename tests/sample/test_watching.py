@@ -131,7 +131,7 @@ def test_averaged_weights_are_those_decoded(world, watched):
     engine = load_engine(watched[1], world / "tokenizers", averaged=True)
     row = json.loads((watched[1] / "samples/4/poet_text_to_video.json").read_text())
     given = {"prompts": row["captions"]}
-    made = engine.generate("poet_text_to_video", given, range(2), SamplingRequest())
+    made = engine.generate("text_to_video", given, range(2), SamplingRequest())
     assert made["visual"].tolist() == row["made"]["visual"]
 
 

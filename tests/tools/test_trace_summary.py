@@ -52,13 +52,24 @@ def test_own_times_leave_out_what_lies_inside(trace):
     assert trace_summary.busy_us(ops) == 140 and trace_summary.span_us(ops) == 150
 
 
+def test_the_least_of_each_operation_leaves_out_what_others_took_away():
+    def op(name, own_us):
+        return trace_summary.Op(
+            name=name, program="p", thread=(0, 0), start_us=0, dur_us=9, own_us=own_us
+        )
+
+    found = trace_summary.at_least([op("dot", 5), op("dot", 90), op("copy", 7), op("dot", 6)])
+    assert [op.own_us for op in found] == [5, 5, 7, 5]
+
+
 def test_the_command_prints_kinds_a_step_and_draws(trace, tmp_path, capsys):
     png = tmp_path / "trace.png"
     assert trace_summary.main([str(trace), "--png", str(png), "--title", "by hand"]) == 0
     said = capsys.readouterr().out
     assert "| elementwise, fused | 0.04 | 38.1% | 0 | `add_fusion` 100% |" in said
     assert "| matrix products | 0.03 | 28.6% | 1 | `dot.2` 50%, `dot.3` 50% |" in said
-    assert "2 steps in 0.1 ms, in 93.3% of which an operation ran; 1.50 ran at once" in said
+    assert "2 steps in 0.1 ms, in 93.3% of which an operation ran" in said
+    assert "times add up to 0.11 ms a step" in said
     assert "| `jit_step` | 0.10 | 100.0% |" in said
     with Image.open(png) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
