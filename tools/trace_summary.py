@@ -226,8 +226,9 @@ def draw(ops: Sequence[Op], title: str, start_ms: float = 0.0, stop_ms: float = 
 
     zero = ops[0].start_us + 1e3 * start_ms
     length = 1e3 * (stop_ms - start_ms) if stop_ms else span_us(ops) - 1e3 * start_ms
-    threads = list(dict.fromkeys(op.thread for op in ops))
-    kinds = [kind for kind in COLOURS if any(op.kind == kind for op in ops)]
+    shown = [op for op in ops if 0 < op.start_us + op.dur_us - zero and op.start_us < zero + length]
+    threads = sorted({op.thread for op in shown})
+    kinds = [kind for kind in COLOURS if any(op.kind == kind for op in shown)]
     rows = -(-len(kinds) // 4)
     height = _TOP + _LANE * len(threads) + 40 + 26 * rows
     image = Image.new("RGB", (_WIDTH, height), "white")
@@ -238,18 +239,16 @@ def draw(ops: Sequence[Op], title: str, start_ms: float = 0.0, stop_ms: float = 
         y = _TOP + lane * _LANE
         pen.text((10, y + 8), f"thread {lane + 1}", "black", font)
         pen.rectangle((_LEFT, y, _WIDTH - 20, y + _LANE - 10), "#f2f2f2")
-        for op in sorted((op for op in ops if op.thread == thread), key=lambda op: op.depth):
+        for op in sorted((op for op in shown if op.thread == thread), key=lambda op: op.depth):
             left = (op.start_us - zero) / per_px
             right = left + op.dur_us / per_px
-            if right < 0 or left > _WIDTH - _LEFT - 20:
-                continue
             box = (_LEFT + max(0, left), y, min(_WIDTH - 20, _LEFT + max(right, left + 1)))
             pen.rectangle((*box, y + _LANE - 10), COLOURS[op.kind])
     y = _TOP + _LANE * len(threads)
     for part in range(6):
         x = _LEFT + part * (_WIDTH - _LEFT - 20) / 5
-        words = f"{(start_ms * 1e3 + part * length / 5) / 1e3:.4g} ms"
-        pen.text((x - (60 if part == 5 else 0), y), words, "black", font)
+        words = f"{part * length / 5e3:,.4g} ms"
+        pen.text((x, y), words, "black", font, anchor="ra" if part == 5 else "la")
     for index, kind in enumerate(kinds):
         x, at = 10 + index % 4 * 390, y + 34 + index // 4 * 26
         pen.rectangle((x, at + 3, x + 16, at + 19), COLOURS[kind])

@@ -64,6 +64,7 @@ class MetricsWriter:
             if not isinstance(value, str):
                 self._board.add_scalar(f"{kind}/{name}", float(value), step)
         self._file.write(json.dumps(row) + "\n")
+        self._file.flush()  # People watch it while the run goes on.
 
     def write_pictures(
         self, step: int, pictures: Mapping[str, np.ndarray], kind: str = "eval"
