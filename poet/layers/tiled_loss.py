@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from poet.layers.loss_sweep import LossTiles, Sweep, part_tiles, sweep, whole_tiles
+from poet.layers.loss_sweep import LossTiles, Sweep, sweep
 from poet.layers.sharding import mesh_axes, num_ways, positions_to_add, positions_whole
+from poet.layers.vocabulary_tiles import parts_of_tables, whole_tables
 from poet.typing import Array, Float, Int
 
 __all__ = ["LossTiles", "tiled_cross_entropy"]
@@ -150,8 +151,7 @@ def _sweep(how: _How, hidden: Any, tables: Any, targets: Any, weights: Any, has_
     cast = [table.astype(hidden.dtype) for table in tables]
     one = Sweep(
         tiles=how.tiles,
-        vocabulary=whole_tiles(cast, how.sizes, how.tiles.num_ids),
-        sizes=how.sizes,
+        vocabulary=whole_tables(cast, how.sizes),
         has_grads=has_grads,
     )
     return _sweep_tokens(one, hidden, tables, targets, weights)
@@ -208,17 +208,14 @@ def _sweep_on_mesh(
 
 def _device_sweep(how: _How, tables: Any, has_grads: bool) -> Sweep:
     """Of a device that has `tables` of each table's rows."""
-    sizes, axes, num_ids = how.sizes, how.axes, how.tiles.num_ids
-    if axes.ids:
-        vocabulary = part_tiles(tables, sizes, num_ids, jax.lax.axis_index(axes.ids))
-        sizes = tuple(len(table) for table in tables)
+    if how.axes.ids:
+        vocabulary = parts_of_tables(tables, how.sizes, jax.lax.axis_index(how.axes.ids))
     else:
-        vocabulary = whole_tiles(tables, sizes, num_ids)
+        vocabulary = whole_tables(tables, how.sizes)
     return Sweep(
         tiles=how.tiles,
         vocabulary=vocabulary,
-        sizes=sizes,
-        shared_over=axes.ids,
+        shared_over=how.axes.ids,
         has_grads=has_grads,
     )
 

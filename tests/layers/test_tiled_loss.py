@@ -96,23 +96,32 @@ def test_low_precision_sums_in_float32(problem):
     assert d_hidden.dtype == jnp.bfloat16 and d_tables[0].dtype == jnp.float32
 
 
+def temporaries(num_tokens, num_rows, tiles):
+    """Bytes of the compiled gradients of one table."""
+    shapes = [(num_tokens, 8), (num_rows, 8), (num_tokens,), (num_tokens,)]
+    kinds = [jnp.float32, jnp.float32, jnp.int32, jnp.float32]
+    hidden, table, targets, weights = map(jax.ShapeDtypeStruct, shapes, kinds)
+
+    def total(hidden, table, targets, weights):
+        return tiled_cross_entropy(hidden, (table,), (num_rows,), targets, weights, tiles)[0]
+
+    grad = jax.jit(jax.grad(total, argnums=(0, 1)))
+    compiled = grad.lower(hidden, table, targets, weights).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
 def test_memory_does_not_grow_with_tokens_times_vocabulary():
     tiles = LossTiles(num_tokens=64, num_ids=512, max_kept_logits=0)
-
-    def extra(num_tokens):
-        shapes = [(num_tokens, 8), (4096, 8), (num_tokens,), (num_tokens,)]
-        kinds = [jnp.float32, jnp.float32, jnp.int32, jnp.float32]
-        hidden, table, targets, weights = map(jax.ShapeDtypeStruct, shapes, kinds)
-
-        def total(hidden, table, targets, weights):
-            return tiled_cross_entropy(hidden, (table,), (4096,), targets, weights, tiles)[0]
-
-        grad = jax.jit(jax.grad(total, argnums=(0, 1)))
-        compiled = grad.lower(hidden, table, targets, weights).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
+    growth = temporaries(1024, 4096, tiles) - temporaries(128, 4096, tiles)
     # 896 more tokens may cost their own vectors, but not 896 x 4096 more logits.
-    assert extra(1024) - extra(128) < 0.1 * 896 * 4096 * 4
+    assert growth < 0.1 * 896 * 4096 * 4
+
+
+def test_one_tile_of_logits_is_held_at_once():
+    tiles = LossTiles(num_tokens=256, num_ids=512, max_kept_logits=0)
+    growth = temporaries(256, 8192, tiles) - temporaries(256, 1024, tiles)
+    # 7,168 more rows may cost their own gradients twice, but not their logits, 14 tiles.
+    assert growth < 3 * 7168 * 8 * 4 < 256 * 512 * 4 * 14 / 10
 
 
 def on_mesh(*shape):
