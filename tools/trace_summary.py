@@ -9,7 +9,8 @@ be more than the time that passed.
 
 On a machine that does other work too, --least counts every run of an operation as the shortest one
 of the same operation in the trace: what was taken away from the others is left out. It needs a
-trace of several steps, and says nothing of operations whose work differs from run to run.
+trace of several steps, and says nothing of operations whose work differs from run to run. Its
+picture lays them end to end.
 """
 
 import argparse
@@ -140,6 +141,23 @@ def at_least(ops: Sequence[Op]) -> list[Op]:
         key = (op.program, op.name)
         least[key] = min(least.get(key, op.own_us), op.own_us)
     return [dataclasses.replace(op, own_us=least[op.program, op.name]) for op in ops]
+
+
+def end_to_end(ops: Sequence[Op]) -> list[Op]:
+    """The same on one thread, each right after the one before and as long as its own time."""
+    laid, at = [], 0.0
+    for op in ops:
+        changes = {"start_us": at, "dur_us": op.own_us, "depth": 0, "thread": (0, 0)}
+        laid.append(dataclasses.replace(op, **changes))
+        at += op.own_us
+    return laid
+
+
+def between(ops: Sequence[Op], start_ms: float, stop_ms: float) -> list[Op]:
+    """Those that begin between two moments after the first one; a stop of 0 is the end."""
+    zero = ops[0].start_us
+    stop_us = 1e3 * stop_ms or float("inf")
+    return [op for op in ops if 1e3 * start_ms <= op.start_us - zero < stop_us]
 
 
 def num_steps(trace: dict[str, Any]) -> int:
@@ -284,7 +302,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(programs(counted, steps))
     if flags.png:
         flags.png.parent.mkdir(parents=True, exist_ok=True)
-        image = draw(ops, flags.title or str(flags.trace), flags.from_ms, flags.to_ms)
+        shown = (ops, flags.from_ms, flags.to_ms)
+        if flags.least:  # Threads and gaps are those of a machine that does other work.
+            shown = (end_to_end(between(counted, flags.from_ms, flags.to_ms)), 0.0, 0.0)
+        image = draw(shown[0], flags.title or str(flags.trace), *shown[1:])
         # Few colours: a small file.
         partial = flags.png.with_name(f".{flags.png.name}.partial")
         image.quantize(32).save(partial, "PNG", optimize=True)

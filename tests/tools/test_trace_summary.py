@@ -60,6 +60,9 @@ def test_the_least_of_each_operation_leaves_out_what_others_took_away():
 
     found = trace_summary.at_least([op("dot", 5), op("dot", 90), op("copy", 7), op("dot", 6)])
     assert [op.own_us for op in found] == [5, 5, 7, 5]
+    laid = trace_summary.end_to_end(found)
+    assert [(op.start_us, op.dur_us) for op in laid] == [(0, 5), (5, 5), (10, 7), (17, 5)]
+    assert [op.name for op in trace_summary.between(laid, 0.005, 0.017)] == ["dot", "copy"]
 
 
 def test_the_command_prints_kinds_a_step_and_draws(trace, tmp_path, capsys):
@@ -69,7 +72,7 @@ def test_the_command_prints_kinds_a_step_and_draws(trace, tmp_path, capsys):
     assert "| elementwise, fused | 0.04 | 38.1% | 0 | `add_fusion` 100% |" in said
     assert "| matrix products | 0.03 | 28.6% | 1 | `dot.2` 50%, `dot.3` 50% |" in said
     assert "2 steps in 0.1 ms, in 93.3% of which an operation ran" in said
-    assert "times add up to 0.11 ms a step" in said
+    assert "times add up to 0.10 ms a step" in said
     assert "| `jit_step` | 0.10 | 100.0% |" in said
     with Image.open(png) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
