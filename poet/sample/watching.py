@@ -45,7 +45,7 @@ class FixedPrompts:
       tasks: Names of tasks of the run, with their size where they have several; none stands for the
         most frequent task of each of the four most frequent groups.
       num_examples: Of each task; the first of its held-out ones.
-      split: Of the dataset; "" is the first that is evaluated.
+      split: Of the dataset; "" is the first that is evaluated, or, where none is, the one trained on.
       sampling: How tokens are drawn; guidance counts for tasks with words.
     """
 
@@ -65,14 +65,9 @@ class FixedPrompts:
 
         Raises:
           ValueError: The tokenizers are not those of the run's data, a task is not trained, or
-            nothing is held out.
+            the split has no example of any.
         """
-        if not (self.split or run.splits):
-            raise ValueError(
-                "Samples need a split that is not trained on, and the dataset has none of those"
-                " that are evaluated; name one (FixedPrompts.split), or set SAMPLE_PERIOD = 0."
-            )
-        split = self.split or run.splits[0]
+        split = self.split or (*run.splits, run.train_split)[0]
         visual, audio = self._load(run)
         groups = list(run.batches.groups.values())[:_NUM_TASKS]
         names = self.tasks or [group.task_names[0] for group in groups]

@@ -192,6 +192,7 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
         model=config,
         batches=batches,
         splits=splits,
+        train_split=run.train_split,
         text_tokenizer=run.text_tokenizer,
         tokenizers=dataset.fingerprints,
         schedule=run.schedule,

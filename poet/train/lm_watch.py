@@ -29,7 +29,8 @@ class KnownRun:
     Attributes:
       model: Sizes of the model.
       batches: The run's data, which know the held-out examples too.
-      splits: That are not trained on, first the one to look at.
+      splits: That are not trained on, first the one to look at; there may be none.
+      train_split: That is.
       text_tokenizer: Captions to ids.
       tokenizers: Modality -> fingerprint of what made the data's ids.
       schedule: Order of visual tokens.
@@ -40,6 +41,7 @@ class KnownRun:
     model: PrefixLMConfig
     batches: AgdBatches
     splits: tuple[str, ...]
+    train_split: str
     text_tokenizer: Any
     tokenizers: Mapping[str, str]
     schedule: Schedule

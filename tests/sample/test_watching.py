@@ -166,6 +166,15 @@ def test_equal_tokens_are_counted_over_the_output_alone():
     assert token_accuracy(plan, wanted, made) == 1 - 2 / 16
 
 
+def test_a_run_without_held_out_clips_shows_those_it_trains_on(watched):
+    run = dataclasses.replace(watched[2], splits=())
+    (prompt, *_) = FixedPrompts(num_examples=1).start(run)._prompts
+    _, _, captions = run.batches.examples(prompt.task.name, "train", 1)
+    assert prompt.captions == captions
+    with pytest.raises(ValueError, match="There is no split 'test', only"):
+        FixedPrompts(split="test").start(run)
+
+
 def test_what_cannot_be_sampled_is_refused_at_the_start(world, tmp_path):
     with pytest.raises(ValueError, match="sample_period=2 needs something that samples"):
         run = make_run(world, tmp_path)
