@@ -45,7 +45,7 @@ class FixedPrompts:
       tasks: Names of tasks of the run, with their size where they have several; none stands for the
         most frequent task of each of the four most frequent groups.
       num_examples: Of each task; the first of its held-out ones.
-      split: Of the dataset; "" is the first that is evaluated, or, where none is, the one trained on.
+      split: Of the dataset; "" is the first that is evaluated; where none is, the one trained on.
       sampling: How tokens are drawn; guidance counts for tasks with words.
     """
 
