@@ -67,8 +67,8 @@ class Loudness:
         return wave if num_samples is None else wave[:, :num_samples]
 
 
-def make(out, num_clips=8):
-    """OUT/clips, tokenizers, dataset and model; splits train, validation and held_out."""
+def make_dataset(out, num_clips=8):
+    """OUT/clips, tokenizers and dataset; splits train, validation and held_out."""
     counts = {"train": num_clips, "validation": 4, "held_out": 4}
     files.write_clips(out / "clips", 0, counts, size_px=SIZE_PX)
     tokenizers = {
@@ -85,6 +85,12 @@ def make(out, num_clips=8):
         ),
     )
     prepare(config, tokenizers["visual"], tokenizers["audio"])
+    return out
+
+
+def make(out, num_clips=8):
+    """OUT/clips, tokenizers, dataset and model."""
+    make_dataset(out, num_clips)
     registry.load_task_modules(["tasks.paper"])
     weights = {
         name: 1.0

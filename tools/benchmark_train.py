@@ -6,7 +6,7 @@
     python tools/benchmark.py train --preset 8b --layers 8 --dtype bfloat16 --matmuls int8
 
 Prints one JSON line. A step is forward pass, backward pass and AdamW's update, the state donated.
-Tokens a second count all positions, prefix included. Model FLOP (`poet/plan/flops.py`) have the
+Tokens a second count all positions, prefix included. Model FLOP (`poet/models/flops.py`) have the
 whole vocabulary at output positions, attention between the pairs that may see each other, and no
 recomputation; MFU is their rate over that of a large matrix product in the same run.
 """
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All figures of one size; see the module."""
-    from poet.plan import flops
+    from poet.models import flops
 
     _complete(args)
     config, plan = benchmark_decode.model_of(args)

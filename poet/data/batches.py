@@ -16,6 +16,7 @@ from poet.data.groups import (
     AgdConfig,
     SequenceSizes,
     SharedTasks,
+    SizedTask,
     make_groups,
     phase_shares,
     size_task,
@@ -74,7 +75,11 @@ class AgdBatches:
 
     def group_at(self, step: int) -> str:
         """Name of the group that trains at a step; equal on all hosts."""
-        return self._group_of[self._tasks[self._draws(step, step + 1)[0]].name]
+        return self._group_of[self.task_at(step)]
+
+    def task_at(self, step: int) -> str:
+        """Name of the task that trains at a step, with its size where tasks have several."""
+        return self._tasks[self._draws(step, step + 1)[0]].name
 
     def batch_at(self, step: int) -> tuple[str, Batch]:
         """(group name, this process's rows of the batch) of a step, as numpy.
@@ -99,16 +104,29 @@ class AgdBatches:
             found[task.name] = {"examples": seen, "epochs": seen // num_records}
         return found
 
+    def examples(
+        self, task_name: str, split: str, count: int
+    ) -> tuple[SizedTask, dict[str, np.ndarray], list[str]]:
+        """A task, fields and captions of its first examples, each once, as `eval_batches` has them.
+
+        Fields are local codes with a row an example, as `sequence.assemble` takes them; all hosts
+        get all of them. There may be fewer than `count`, or none: then there are no fields.
+        """
+        task = self._task(task_name)
+        count = min(count, len(task.records_of(split)))
+        at = self._order(task, split, np.arange(count), 0) if count else []
+        records = [self._record(task, split, int(number)) for number in at]
+        fields = [self._objective(task, record) for record in records]
+        captions = [record["caption"] for record in records]
+        return task, _stack(task.name, fields) if fields else {}, captions
+
     def eval_batches(self, task_name: str, split: str, count: int) -> list[tuple[str, Batch]]:
         """The first `count` examples of a task in a fixed order, each once, texts kept.
 
         Every batch has the group's training shape, so that no new program is compiled; rows past
         the last example repeat earlier ones with loss weights of 0. No examples, no batches.
         """
-        task = next((task for task in self._tasks if task.name == task_name), None)
-        if task is None:
-            names = [task.name for task in self._tasks]
-            raise ValueError(f"Task {task_name!r} is not trained here, expected one of {names}.")
+        task = self._task(task_name)
         num_records = len(task.records_of(split))
         count = min(count, num_records)
         group, batches = self.groups[self._group_of[task_name]], []
@@ -142,6 +160,18 @@ class AgdBatches:
                 }
             )
         return rows
+
+    def _task(self, name: str) -> SizedTask:
+        found = next((task for task in self._tasks if task.name == name), None)
+        if found is None:
+            names = [task.name for task in self._tasks]
+            raise ValueError(f"Task {name!r} is not trained here, expected one of {names}.")
+        return found
+
+    def _order(self, task: SizedTask, split: str, positions, seed: int) -> np.ndarray:
+        """Numbers of the records at positions of a task's order."""
+        num_records = len(task.records_of(split))
+        return order.index_at(seed, order_stream(task.name, split), positions, num_records)
 
     def _tasks_with_records(self, tasks: SharedTasks, sizes: SequenceSizes) -> list:
         """(SizedTask, share) of every task that the split's records serve."""
@@ -207,10 +237,10 @@ class AgdBatches:
         """Assembles the examples at positions of a task's order; `split` means evaluation."""
         seed = self._config.seed if split is None else 0
         split_name = split or self._config.split
-        records = task.records_of(split_name)
-        at = order.index_at(seed, order_stream(task.name, split_name), positions, len(records))
+        at = self._order(task, split_name, positions, seed)
         value = task.task
-        fields = [self._fields(task, split_name, int(number)) for number in at]
+        records = (self._record(task, split_name, int(number)) for number in at)
+        fields = [self._objective(task, record) for record in records]
         batch = sequence.assemble(group.plan, _stack(task.name, fields))
         batch = {name: np.array(values) for name, values in batch.items()}
         batch["text_is_dropped"] = np.zeros(len(positions), bool)
@@ -220,21 +250,22 @@ class AgdBatches:
             )
         return batch
 
-    def _fields(self, task, split: str, number: int) -> dict[str, np.ndarray]:
-        """The fields of a task's record; if that is damaged and may be skipped, of the next one."""
+    def _objective(self, task, record) -> dict[str, np.ndarray]:
+        return task.entry.objective(record, task.task, self._text_tokenizer)
+
+    def _record(self, task, split: str, number: int) -> dict:
+        """A record of a task; if that is damaged and may be skipped, the next one."""
         records = task.records[split]
         for step in range(len(records)):
             index = int(records[(number + step) % len(records)])
             try:
-                record = self._dataset.read(split, index)
+                return self._dataset.read(split, index)
             except CorruptRecordError as error:
                 if self._config.on_bad_record == "raise":
                     raise
                 if (split, index) not in self.bad_records:
                     self.bad_records[split, index] = str(error)
                     logging.warning("Skipped (%d so far): %s", len(self.bad_records), error)
-                continue
-            return task.entry.objective(record, task.task, self._text_tokenizer)
         raise CorruptRecordError(
             f"All {len(records)} records of task {task.name!r} are corrupt, the last because:"
             f" {self.bad_records[split, index]}"

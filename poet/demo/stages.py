@@ -91,6 +91,7 @@ def _making_stages(size: DemoSize, out: Path, seed: int) -> tuple[Stage, ...]:
         f"--gin_file={size.train_gin}",
         f"--gin.MODEL_DIR={out / 'model'}",
         f"--gin.DATA_DIR={dataset}",
+        f"--gin.TOKENIZERS={tokenizers}",  # for pictures while it trains
     )
     return (
         Stage(name="render", title="Render captioned clips with sound", argv=render),

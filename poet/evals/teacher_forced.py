@@ -16,7 +16,8 @@ from poet.data.groups import AgdConfig
 from poet.data.records import Dataset, open_dataset
 from poet.tokens.schedule import RASTER, Schedule
 from poet.train import checkpoint, lm, partitioning
-from poet.train.lm_program import LMPrograms, means_by_part
+from poet.train.held_out import means_by_part
+from poet.train.lm_program import LMPrograms
 from poet.train.meta import from_json, to_json
 from poet.train.partitioning import MeshConfig
 

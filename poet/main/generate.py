@@ -51,6 +51,7 @@ def _flags(argv: list[str]):
     add("--then", action=_Chain, help="a task to go on with, such as video_to_audio")
     add("--checkpoint", default=str(_DEMO / "model"), help="MODEL_DIR of `poet train`")
     add("--ema", action="store_true", help="take the averaged weights of a run that kept them")
+    add("--step", default="", help="which checkpoint: a number, or best; the newest if not given")
     add("--base", default="", help="where the base of a checkpoint of adapters lies now")
     add("--tokenizers", default=str(_DEMO / "tokenizers"), help="folder with visual/ and audio/")
     add("--out", default="out/generated", help="a file (.mp4 .webm .gif .png .wav) or a folder")
@@ -140,6 +141,7 @@ def _run(argv: list[str]) -> int:
         flags.size,
         averaged=flags.ema,
         base_dir=flags.base,
+        step=flags.step,
     )
     if flags.dataset:
         generate_requests.check_dataset(flags, engine)

@@ -12,8 +12,9 @@ import numpy as np
 from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh
 
-from poet.plan.chips import HERE, Topology, chip_of_kind, parse_topology
+from poet.plan.chips import HERE, Topology, parse_topology
 from poet.train import partitioning
+from poet.train.chips import chip_of_kind
 from poet.train.partitioning import MESH_AXES, MeshConfig
 
 # Without these, libtpu looks for the machine of a TPU and prints that there is none.

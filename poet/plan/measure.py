@@ -7,10 +7,11 @@ from typing import Any
 
 from poet.plan import costs as costing
 from poet.plan import hlo, memory, roofline
-from poet.plan.chips import GIB, Topology
+from poet.plan.chips import Topology
 from poet.plan.costs import Costs, Op
 from poet.plan.memory import Memory
 from poet.plan.roofline import Factors, Prediction
+from poet.train.chips import GIB
 
 
 class DoesNotFitError(ValueError):

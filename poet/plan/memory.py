@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 
-from poet.plan.chips import GIB, Topology
+from poet.plan.chips import Topology
 from poet.plan.hlo import Module
+from poet.train.chips import GIB
 
 # Rematerialisation policies from the one that keeps most to the one that keeps least, with the
 # share of "none"'s activations that each keeps. Rough: the shares order the proposals, compiling

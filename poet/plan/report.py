@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from poet.plan import exchanges, roofline
-from poet.plan.chips import GIB
 from poet.plan.measure import Result, Row
+from poet.train.chips import GIB
 
 _COLUMNS = (
     "group", "share", "batch", "GiB a chip", "model TFLOP", "done TFLOP", "HBM GB", "exchanged GB",

@@ -18,7 +18,8 @@ from poet.data.groups import (
     make_groups,
     phase_shares,
 )
-from poet.plan import flops, memory, roofline
+from poet.models import flops
+from poet.plan import memory, roofline
 from poet.plan.chips import Topology
 from poet.plan.costs import Op
 from poet.plan.measure import Part, Program

@@ -3,6 +3,7 @@
 Axes: B batch, T frames, Y rows, X columns, C channels, S samples, Q audio levels.
 """
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,6 +91,12 @@ class Engine:
     def text_tokenizer(self) -> Any:
         """What turns words into the model's text ids."""
         return self._tokenizers.text
+
+    def at_size(self, clip: ClipShape, sound: SoundShape | None) -> "Engine":
+        """The same model for clips of another size; its parameters are shared."""
+        other = copy.copy(self)
+        other.clip, other.sound = clip, sound
+        return other
 
     def task(self, name: str) -> Task:
         """The task of that name, if the model was trained for it.

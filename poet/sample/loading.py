@@ -23,6 +23,7 @@ def load_engine(
     size: str = "",
     averaged: bool = False,
     base_dir: epath.PathLike = "",
+    step: int | str = "",
 ) -> Engine:
     """An engine from MODEL_DIR and a folder with visual/ and audio/.
 
@@ -36,6 +37,7 @@ def load_engine(
         sizes; "" takes the first.
       averaged: Takes the moving average of the weights, of a run that kept one.
       base_dir: Where the base of a checkpoint of adapters lies; "" is where it lay in training.
+      step: Of the checkpoint: a number, "best" (`LoopConfig.best_of`), or "" for the newest.
 
     Raises:
       ValueError: A folder is missing, naming the command that makes it; the tokenizers are not
@@ -52,7 +54,7 @@ def load_engine(
             f"Expected a trained model in {checkpoint_dir}, found nothing there; make one with"
             " `poet train --gin_file=gin/runs/demo.gin`, run `make demo`, or pass --checkpoint."
         )
-    meta = checkpoint.read_meta(checkpoint_dir)
+    meta = checkpoint.read_meta(checkpoint_dir, checkpoint.find_step(checkpoint_dir, step))
     _check_tokenizers(checkpoint_dir, meta, tokenizers_dir, {"visual": visual, "audio": audio})
     config = lm.model_from_meta(meta)
     clips = [from_json(ClipShape, clip) for clip in (meta["clip"], *meta.get("clips", ()))]
@@ -84,7 +86,7 @@ def load_engine(
             f"{checkpoint_dir} is a whole model, not adapters of one; leave out --base {base_dir}."
         )
     else:
-        params = checkpoint.load_params(checkpoint_dir, like=like, averaged=averaged)
+        params = checkpoint.load_params(checkpoint_dir, meta["step"], like, averaged)
     return Engine(
         params=params,
         trained=trained,

@@ -4,6 +4,7 @@
     MODEL_DIR/checkpoints/120/rest     step, optimizer state, extra
     MODEL_DIR/checkpoints/120/ema      averaged parameters, of a run that keeps them
     MODEL_DIR/checkpoints/120/meta     JSON: what the run was, see `read_meta`
+    MODEL_DIR/checkpoints/120/metrics  JSON: {"loss": number}, of a run that keeps the best step too
 
 A step appears under its number only when it is whole. Arrays restore onto any mesh, see
 `poet.train.reading` for who reads them.
@@ -11,6 +12,7 @@ A step appears under its number only when it is whole. Arrays restore onto any m
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from poet.train import agreement, reading
 from poet.train.partitioning import path_names
@@ -32,9 +35,10 @@ _ITEMS = ("params", "rest", "ema", "meta")
 class Checkpoints:
     """The checkpoints of one run; writes happen in the background. Use it in a `with`."""
 
-    def __init__(self, model_dir: epath.PathLike, num_kept: int = 2):
+    def __init__(self, model_dir: epath.PathLike, num_kept: int = 2, keeps_best: bool = False):
         self.folder = epath.Path(model_dir) / FOLDER
-        self._last_failure = None
+        self._keeps_best = keeps_best
+        self._best_loss: float | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -42,7 +46,7 @@ class Checkpoints:
                 f"Checkpoints cannot be written to {model_dir} ({error.strerror or error});"
                 " choose a folder you may write to."
             ) from error
-        options = ocp.CheckpointManagerOptions(max_to_keep=num_kept, create=True)
+        options = ocp.CheckpointManagerOptions(create=True, **_kept(num_kept, keeps_best))
         self._manager = ocp.CheckpointManager(
             reading.absolute(self.folder), options=options, item_names=_ITEMS
         )
@@ -57,10 +61,23 @@ class Checkpoints:
         """Number of the newest whole checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+    def best_loss(self) -> float:
+        """The least loss that a kept step was saved with, infinite for none.
+
+        Minus infinity where the best step is not kept, so that no loss is less.
+        """
+        if not self._keeps_best:
+            return -math.inf
+        if self._best_loss is None:
+            kept = (self._manager.metrics(step) for step in self._manager.all_steps())
+            self._best_loss = min((found["loss"] for found in kept if found), default=math.inf)
+        return self._best_loss
+
+    def save(self, state: TrainState, meta: dict[str, Any], loss: float = math.inf) -> None:
         """Starts writing `state` under its step number; the state may be donated right after.
 
-        A step that is there already is left as it is.
+        A step that is there already is left as it is. The step with the least `loss` is kept where
+        the best one is; one that was not evaluated has an infinite one.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -71,7 +88,10 @@ class Checkpoints:
             items["ema"] = state.ema
         saves = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         meta = ocp.args.JsonSave(meta | {"step": step})
-        self._manager.save(step, args=ocp.args.Composite(**saves, meta=meta), force=True)
+        self._best_loss = min(loss, self.best_loss())
+        args = ocp.args.Composite(**saves, meta=meta)
+        metrics = {"loss": loss} if self._keeps_best else None
+        self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def restore_latest(self, like: TrainState) -> TrainState | None:
         """Returns the newest state that can be read, or None when there is no checkpoint.
@@ -171,6 +191,21 @@ class Checkpoints:
             self._manager.reload()
 
 
+def _kept(num_kept: int, keeps_best: bool) -> dict[str, Any]:
+    """Orbax's options for which steps stay."""
+    newest = LatestN(num_kept)
+    if not keeps_best:
+        return {"preservation_policy": newest}
+
+    def loss(metrics: dict[str, float]) -> float:
+        return metrics["loss"]
+
+    best = BestN(get_metric_fn=loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
+    both = AnyPreservationPolicy([newest, best])
+    # Without best_fn Orbax writes no metrics.
+    return {"preservation_policy": both, "best_fn": loss, "best_mode": "min"}
+
+
 def newest_step(model_dir: epath.PathLike) -> int:
     """Returns the newest whole step under MODEL_DIR (or under its checkpoints folder).
 
@@ -184,6 +219,44 @@ def newest_step(model_dir: epath.PathLike) -> int:
             " to. Train one first, or pass another --checkpoint."
         )
     return steps[-1]
+
+
+def best_step(model_dir: epath.PathLike) -> int:
+    """Returns the kept step that had the least loss of its run's `LoopConfig.best_of`.
+
+    Raises:
+      ValueError: when no checkpoint has such a loss.
+    """
+    folder, losses = _folder(model_dir), {}
+    for step in _steps(folder):
+        path = folder / str(step) / "metrics" / "metrics"
+        if path.exists():
+            losses[step] = json.loads(path.read_text())["loss"]
+    if not losses:
+        raise ValueError(
+            f"No checkpoint of {model_dir} says how good it is: its run was not told to keep the"
+            " best one (LoopConfig.best_of). Take a step by its number, or the newest."
+        )
+    return min(losses, key=losses.__getitem__)
+
+
+def find_step(model_dir: epath.PathLike, step: int | str) -> int:
+    """Returns the kept step of that number, "best" or, for "", the newest.
+
+    Raises:
+      ValueError: when it is not there, saying which are.
+    """
+    if step == "":
+        return newest_step(model_dir)
+    if step == "best":
+        return best_step(model_dir)
+    kept = _steps(_folder(model_dir))
+    if not str(step).isdigit() or int(step) not in kept:
+        raise ValueError(
+            f"{model_dir} has no checkpoint of step {step}; it has"
+            f" {', '.join(map(str, kept)) or 'none'}. Take one of these, or 'best'."
+        )
+    return int(step)
 
 
 def read_meta(model_dir: epath.PathLike, step: int | None = None) -> dict[str, Any]:

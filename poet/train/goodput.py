@@ -10,7 +10,7 @@ class Goodput:
     """Seconds of this process by what they went to; the rest of them made steps.
 
     The parts: "restore" (making or restoring the state), "compile" (waiting for programs), "save",
-    "eval", and "data_wait", which the caller knows.
+    "eval", "sample", "profile" where there was one, and "data_wait", which the caller knows.
     """
 
     def __init__(self) -> None:
@@ -26,6 +26,11 @@ class Goodput:
         finally:
             self._seconds[part] += time.monotonic() - start
 
+    @property
+    def paused_s(self) -> float:
+        """Seconds of all parts so far, waiting for data aside."""
+        return sum(self._seconds.values())
+
     def row(self, data_wait_s: float, num_lost_steps: int) -> dict[str, float]:
         """Seconds by part, of all, and the share that made steps.
 
@@ -35,7 +40,7 @@ class Goodput:
             began with: they are made a second time.
         """
         total = time.monotonic() - self._start
-        parts = dict.fromkeys(("restore", "compile", "save", "eval"), 0.0) | self._seconds
+        parts = dict.fromkeys(("restore", "compile", "save", "eval", "sample"), 0.0) | self._seconds
         parts["data_wait"] = data_wait_s
         found = {f"{name}_s": seconds for name, seconds in parts.items()}
         share = max(0.0, 1.0 - sum(parts.values()) / max(total, 1e-9))

@@ -9,18 +9,26 @@ from absl import logging
 from etils import epath
 
 import poet
-from poet.data import padding, registry
+from poet.data import registry
 from poet.data.batches import AgdBatches
 from poet.data.groups import AgdConfig, Curriculum, SequenceSizes
 from poet.data.records import Dataset, open_dataset
-from poet.models import counting
 from poet.models.config import PrefixLMConfig
 from poet.tokenizers.sentencepiece import SentencePieceTokenizer
 from poet.tokenizers.text import ByteTokenizer, WordTokenizer
 from poet.tokens.clip import ClipShape, SoundShape
 from poet.tokens.schedule import RASTER, Schedule
 from poet.tokens.vocabulary import Vocabulary
-from poet.train import agreement, checkpoint, loop, lora, origin, partitioning
+from poet.train import (
+    agreement,
+    checkpoint,
+    lm_describe,
+    lm_watch,
+    loop,
+    lora,
+    origin,
+    partitioning,
+)
 from poet.train.lm_program import Evaluation, LMPrograms, TextStart, Updates, lm_program
 from poet.train.lora import LoraConfig
 from poet.train.meta import first_difference, from_json, to_json
@@ -63,6 +71,9 @@ class LMRun:
       updates: Micro-batches, and the moving average of the weights; neither by default.
       mesh: How the devices are laid out.
       evaluation: What is held out.
+      sampler: Decodes every `LoopConfig.sample_period` steps.
+      peak_tflops: What one device can do in a second, for MFU; 0 takes the table's number where the
+        chip is in it, and else leaves MFU out.
       task_modules: Modules or files that register tasks.
       task_weights: Relative steps of tasks that replace the mixture's.
       known_tasks: A task or mixture that the model may be asked for as well, though it never trains
@@ -90,6 +101,8 @@ class LMRun:
     updates: Updates = Updates()
     mesh: MeshConfig = MeshConfig()
     evaluation: Evaluation = Evaluation()
+    sampler: lm_watch.Sampler | None = None
+    peak_tflops: float = 0.0
     task_modules: tuple[str, ...] = ("tasks.paper", "tasks.mixtures")
     task_weights: Mapping[str, float] | None = None
     known_tasks: str = ""
@@ -111,6 +124,15 @@ class LMRun:
         if self.loop.max_skips:
             updates = dataclasses.replace(self.updates, skips_non_finite=True)
             object.__setattr__(self, "updates", updates)
+        if self.loop.sample_period and self.sampler is None:
+            raise ValueError(
+                f"sample_period={self.loop.sample_period} needs something that samples; set"
+                " LMRun.sampler, for example to @watching.FixedPrompts(), or the period to 0."
+            )
+        if not 0 <= self.peak_tflops < float("inf"):
+            raise ValueError(
+                f"peak_tflops={self.peak_tflops} must be 0 (the table's) or more; 459 is a v5p."
+            )
         if self.adapters and not self.init_from:
             raise ValueError(
                 "Adapters need the model that they adapt; set LMRun.init_from to the MODEL_DIR of a"
@@ -169,8 +191,20 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
         begins_with = None
     splits = tuple(name for name in run.evaluation.splits if dataset.splits.get(name))
     evaluation = dataclasses.replace(run.evaluation, splits=splits)
-    describe = _describe(dataset, batches, programs, mesh) + _order_rows(facts)
+    describe = lm_describe.rows(dataset, batches, programs.model_shapes, mesh, facts)
     program = lm_program(programs, batches, evaluation, mesh, describe, begins_with)
+    known = lm_watch.KnownRun(
+        model=config,
+        batches=batches,
+        splits=splits,
+        train_split=run.train_split,
+        text_tokenizer=run.text_tokenizer,
+        tokenizers=dataset.fingerprints,
+        schedule=run.schedule,
+        mesh=mesh,
+        model_dir=run.loop.model_dir,
+    )
+    program = lm_watch.watched(program, run, known, programs.whole_params)
 
     def meta(step: int) -> dict[str, Any]:
         text = operative_config() if operative_config else ""
@@ -418,46 +452,3 @@ def _clips(batches: AgdBatches) -> list[dict[str, Any]]:
     """Sizes of clips that are trained on, each once, most frequent first, as JSON."""
     found = {group.plan.clip: None for group in batches.groups.values()}
     return [to_json(clip) for clip in found]
-
-
-def _describe(dataset: Dataset, batches: AgdBatches, programs: LMPrograms, mesh: Any) -> Any:
-    splits = ", ".join(f"{count:,} {name}" for name, count in dataset.splits.items())
-    rows = [
-        ("dataset", f"{dataset.directory} ({splits})"),
-        ("parameters", counting.in_words(counting.count_by_part(programs.model_shapes))),
-        ("devices", f"{mesh.size} x {mesh.devices.flat[0].device_kind}"),
-    ]
-    for group in batches.describe():
-        share = group["share"]
-        late = share if isinstance(share, float) else share[-1]
-        rows.append(
-            (
-                str(group["group"]),
-                f"{group['batch']} x {group['length']} tokens (prefix {group['prefix']}),"
-                f" {late:.0%} of the steps, {group['records']:,} records",
-            )
-        )
-    for name, reason in batches.left_out.items():
-        rows.append((name, f"left out, {reason}"))
-    found = padding.measure(batches, num_steps=200)
-    rows.append(
-        (
-            "padding",
-            f"{found.groups:.1%} in groups ({found.alignment:.1%} to blocks of 128); padded to the"
-            f" longest it would be {found.padded:.1%}, packed {found.packed:.1%}",
-        )
-    )
-    return tuple(rows)
-
-
-def _order_rows(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What is unusual about a run's beginning, what it trains and its order of tokens."""
-    rows = []
-    if facts["adapters"]:
-        words = "rank {rank} of {kernels}; nothing else trains".format(**facts["adapters"])
-        rows.append(("adapters", words))
-    if facts["init_from"]:
-        rows.append(("begun with", "step {step:,} of {model_dir}".format(**facts["init_from"])))
-    if facts["schedule"] != to_json(RASTER):
-        rows.append(("order of tokens", "{name}, slope {slope}".format(**facts["schedule"])))
-    return tuple(rows)

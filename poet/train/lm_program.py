@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -23,6 +23,7 @@ from poet.tokens.sequence import SequencePlan
 from poet.train import lora, partitioning
 from poet.train import state as train_state
 from poet.train.compiling import BackgroundCompiler, compiled_step, run_once
+from poet.train.held_out import HeldOut, PartSums
 from poet.train.loop import Program
 from poet.train.lora import LoraConfig
 from poet.train.origin import Origin
@@ -177,6 +178,14 @@ class LMPrograms:
     def _moving(self, params: Any) -> Any:
         return split_frozen(params, self._frozen)[0]
 
+    def whole_params(self, params: Any) -> Any:
+        """Parameters of the model itself: those given, or the base with adapters of these."""
+        if not self._adapters:
+            return params
+        merge = jax.jit(functools.partial(lora.merge, self._adapters))
+        with jax.set_mesh(self._mesh):
+            return merge(self._base, params)
+
     def loss(self, plan: SequencePlan, base: Any, params: Any, batch: Batch, key: Any) -> Any:
         """(mean nats per weighted token, measures) of a batch; without a key nothing is dropped."""
         return self._applied("loss", plan, base, params, batch, key)
@@ -255,84 +264,6 @@ class LMPrograms:
         return jax.eval_shape(lambda key, b: make(key, batch=b), _KEY, batch)["params"]
 
 
-class HeldOut:
-    """Teacher-forced loss by task on the splits that are not trained on."""
-
-    def __init__(self, batches: AgdBatches, config: Evaluation, compiled: Any, mesh: Mesh):
-        self._batches, self._config = batches, config
-        self._compiled, self._mesh = compiled, mesh
-        self._cache: dict[tuple[str, str], list[Any]] = {}
-
-    def __call__(self, state: TrainState, step: int) -> dict[str, float]:
-        """{"loss_nats/SPLIT/TASK": mean nats a token, ..., "loss_nats/SPLIT": over all tasks}.
-
-        Over all tasks also "loss_nats/SPLIT/by_part/PART" and "accuracy/SPLIT/PART": "all", each
-        modality and audio level, each latent frame (`PrefixLM.loss_by_part`). A state with averaged
-        weights has "loss_nats_ema/..." besides.
-        """
-        del step
-        found = self._losses(state.params, "loss_nats")
-        if state.ema:
-            found |= self._losses(state.params | state.ema, "loss_nats_ema")
-        return found
-
-    def _losses(self, params: Any, name: str) -> dict[str, float]:
-        found = {}
-        for split in self._config.splits:
-            measured: list[PartSums] = []
-            for task in self._tasks():
-                sums = self._measure(params, task, split)
-                measured += sums
-                if means := means_by_part(sums):
-                    found[f"{name}/{split}/{task}"] = means["all"]["nats"]
-            means = means_by_part(measured)
-            if means:
-                found[f"{name}/{split}"] = means["all"]["nats"]
-            found |= {f"{name}/{split}/by_part/{part}": row["nats"] for part, row in means.items()}
-            if name == "loss_nats":
-                found |= {f"accuracy/{split}/{part}": means[part]["accuracy"] for part in means}
-        return found
-
-    def _tasks(self) -> list[str]:
-        return [name for group in self._batches.groups.values() for name in group.task_names]
-
-    def _measure(self, params: Any, task: str, split: str) -> "list[PartSums]":
-        key = (task, split)
-        if key not in self._cache:
-            made = self._batches.eval_batches(task, split, self._config.num_examples)
-            self._cache[key] = [
-                (group, partitioning.shard_batch(batch, self._mesh)) for group, batch in made
-            ]
-        found = [self._compiled(group)(params, batch) for group, batch in self._cache[key]]
-        return jax.device_get(found)
-
-
-# {part of the output: {"nats", "correct", "num_tokens": sums over a batch}}.
-PartSums = dict[str, dict[str, Any]]
-
-
-def means_by_part(measured: Sequence[PartSums]) -> dict[str, dict[str, float]]:
-    """{part: {"nats": mean, "accuracy": mean, "num_tokens": sum}} over batches of any tasks.
-
-    Args:
-      measured: What `LMPrograms.compile_loss` gives for each batch; parts are those of
-        `PrefixLM.loss_by_part`.
-
-    Returns:
-      Parts that have tokens, in the order in which they come first.
-    """
-    totals: dict[str, np.ndarray] = {}
-    for sums in measured:
-        for part, row in sums.items():
-            new = np.array([float(row[name]) for name in ("nats", "correct", "num_tokens")])
-            totals[part] = totals.get(part, 0.0) + new
-    return {
-        part: {"nats": nats / tokens, "accuracy": correct / tokens, "num_tokens": tokens}
-        for part, (nats, correct, tokens) in totals.items()
-        if tokens
-    }
-
-
 def lm_program(
     programs: LMPrograms,
     batches: AgdBatches,
@@ -343,7 +274,13 @@ def lm_program(
 ) -> Program:
     """Returns what `loop.run` trains; programs compile in the background, most frequent first."""
     compiler = BackgroundCompiler(_compiles(programs, batches, bool(evaluation.num_examples)))
-    held_out = HeldOut(batches, evaluation, lambda group: compiler.get(f"loss/{group}"), mesh)
+    held_out = HeldOut(
+        batches,
+        evaluation.splits,
+        evaluation.num_examples,
+        lambda group: compiler.get(f"loss/{group}"),
+        mesh,
+    )
     return Program(
         name="train",
         init=functools.partial(programs.init, origin=origin),

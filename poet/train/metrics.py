@@ -21,8 +21,8 @@ FILE = "metrics.jsonl"
 class MetricsWriter:
     """Writes MODEL_DIR/metrics.jsonl and MODEL_DIR/tensorboard. Use it in a `with`.
 
-    Rows are {"step": n, "kind": "train", "eval" or "goodput", name: number, ...}. Remote folders
-    get copies at every `flush`, since object stores cannot append.
+    Rows are {"step": n, "kind": KIND, name: number, ...}; kinds are "train", "eval", "sample" and
+    "goodput". Remote folders get copies at every `flush`, since object stores cannot append.
 
     Attributes:
       num_lost_steps: Logged steps of an earlier process after the step that was restored.
@@ -64,8 +64,11 @@ class MetricsWriter:
             if not isinstance(value, str):
                 self._board.add_scalar(f"{kind}/{name}", float(value), step)
         self._file.write(json.dumps(row) + "\n")
+        self._file.flush()  # People watch it while the run goes on.
 
-    def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+    def write_pictures(
+        self, step: int, pictures: Mapping[str, np.ndarray], kind: str = "eval"
+    ) -> None:
         """Adds pictures, uint8 [Y, X, 3], and clips of them [T, Y, X, 3] to TensorBoard only.
 
         Clips are animated GIFs of 8 frames a second: its browser plays them with nothing installed.
@@ -85,7 +88,7 @@ class MetricsWriter:
                 colorspace=3,
                 encoded_image_string=file.getvalue(),
             )
-            value = Summary.Value(tag=f"eval/{name}", image=image)
+            value = Summary.Value(tag=f"{kind}/{name}", image=image)
             self._board.file_writer.add_summary(Summary(value=[value]), step)
 
     def flush(self) -> None:
@@ -119,7 +122,9 @@ class NoMetrics(contextlib.AbstractContextManager):
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """Drops the row."""
 
-    def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+    def write_pictures(
+        self, step: int, pictures: Mapping[str, np.ndarray], kind: str = "eval"
+    ) -> None:
         """Drops the pictures."""
 
     def flush(self) -> None:

@@ -109,6 +109,12 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Sch
     return optax.join_schedules([rise, after], [warmup])
 
 
+def rate_at(config: OptimizerConfig, num_steps: int) -> Callable[[int], float]:
+    """Returns step -> learning rate of that step as a number, for people to look at."""
+    schedule = jax.jit(learning_rate_schedule(config, num_steps))
+    return lambda step: float(schedule(step))
+
+
 def make_optimizer(
     config: OptimizerConfig, num_steps: int, kernels: Callable[[Any], Any] | None = None
 ) -> optax.GradientTransformation:

@@ -36,7 +36,7 @@ from poet.train.compiling import (
     with_sharding,
 )
 from poet.train.meta import to_json
-from poet.train.optimizer import OptimizerConfig, convolution_kernels, make_optimizer
+from poet.train.optimizer import OptimizerConfig, convolution_kernels, make_optimizer, rate_at
 from poet.train.partitioning import MeshConfig
 from poet.train.progress import Progress
 from poet.train.state import TrainState
@@ -431,6 +431,7 @@ def train(
         place=functools.partial(partitioning.place_rows, mesh=mesh),
         evaluate=_preview(run, media, clips, compare, mesh),
         state_shapes=state,
+        rate=rate_at(run.optimizer, run.num_steps),
         note=recipe.note,
         alarms=recipe.alarms,
         describe=(

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from poet.evals.teacher_forced import TeacherForced
-from poet.train.lm_program import means_by_part
+from poet.train.held_out import means_by_part
 
 
 def test_means_are_over_tokens():

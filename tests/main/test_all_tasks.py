@@ -40,7 +40,11 @@ def out(tmp_path_factory):
     weights = "--gin.lm.LMRun.task_weights={'poet_audio_to_video': 2.0}"
     model = f"--gin.MODEL_DIR={folder / 'model'}"
     files = ["--gin_file", "gin/runs/shapes_all_tasks.gin", f"--gin.DATA_DIR={folder / 'dataset'}"]
-    steps = [f"--gin.TRAIN_STEPS={TRAIN_STEPS}", f"--gin.EVAL_PERIOD={TRAIN_STEPS}"]
+    steps = [
+        f"--gin.TRAIN_STEPS={TRAIN_STEPS}",
+        f"--gin.EVAL_PERIOD={TRAIN_STEPS}",
+        "--gin.SAMPLE_PERIOD=0",
+    ]
     run("train", *files, model, *steps, weights)
     return folder
 

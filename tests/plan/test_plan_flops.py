@@ -5,9 +5,10 @@ import types
 
 import pytest
 
+from poet.models import flops
 from poet.models.config import PrefixLMConfig
 from poet.models.text_encoder import TextEncoderConfig
-from poet.plan import costs, flops, hlo
+from poet.plan import costs, hlo
 from poet.plan.sizes import TokenSizes
 from poet.tokens import tasks
 from poet.train import partitioning

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from poet.plan import hlo, memory
-from poet.plan.chips import GIB, parse_topology
+from poet.plan.chips import parse_topology
 from poet.plan.memory import Memory, Setting
 from poet.train import partitioning
+from poet.train.chips import GIB
 
 SLICE = parse_topology("v5e:4x4")
 OWN = Setting(batch_tokens=65_536, remat_policy="dots_no_batch", tensor=1, topology=SLICE)

@@ -135,6 +135,9 @@ def test_a_users_task_trains_and_is_evaluated(golden_run):
     last = next(row for row in rows if row["kind"] == "eval")
     assert {f"loss_nats/validation/{n}" for n in ("blink_twice", "poet_text_to_video")} <= set(last)
     assert any("loss/blink_twice" in row for row in rows)
+    parts = ("visual", "audio_0", "audio_1", "visual/frame_00", "visual/frame_04")
+    assert {f"loss_nats/validation/by_part/{part}" for part in parts} <= set(last)
+    assert {"accuracy/validation", "accuracy/validation/blink_twice"} <= set(last)
 
 
 def test_checkpoints_say_what_they_are(golden_run, small_dataset):

@@ -1,6 +1,7 @@
 """The loop on a toy program: resume, signals, bad losses, files."""
 
 import dataclasses
+import math
 import os
 import pathlib
 import random
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import toy_program
 
-from poet.train import checkpoint, loop, metrics
+from poet.train import checkpoint, late_measures, loop, metrics, pace
 
 ROOT = pathlib.Path(__file__).parents[2]
 NUM_STEPS = 60
@@ -30,7 +31,7 @@ def assert_same(left, right):
 
 def rows_without_time(folder):
     rows = [row for row in metrics.read_metrics(folder) if row["kind"] != "goodput"]
-    of_time = {"steps_per_second", "data_wait_share"}
+    of_time = {"steps_per_second", "data_wait_share", "host_memory_gib"}
     return [{k: v for k, v in row.items() if k not in of_time} for row in rows]
 
 
@@ -65,7 +66,7 @@ def wait_for(condition, process, seconds=60):
 
 def test_restart_in_one_process_is_bit_equal(tmp_path, undisturbed):
     stopped_at = toy_program.make(NUM_STEPS, bad_step=47)
-    with pytest.raises(loop.NonFiniteLossError):
+    with pytest.raises(late_measures.NonFiniteLossError):
         loop.run(stopped_at, toy_program.config(tmp_path, NUM_STEPS))
     assert checkpoint.newest_step(tmp_path) == 40
     want, folder = undisturbed
@@ -112,7 +113,7 @@ def test_sigterm_saves_and_exits_zero(tmp_path, undisturbed):
 
 def test_non_finite_loss_names_step_and_last_good_checkpoint(tmp_path):
     with pytest.raises(
-        loop.NonFiniteLossError, match=r"at step 28 .*up to 27.*checkpoint is step 20"
+        late_measures.NonFiniteLossError, match=r"at step 28 .*up to 27.*checkpoint is step 20"
     ):
         loop.run(toy_program.make(60, bad_step=27), toy_program.config(tmp_path, 60))
     assert np.isfinite(checkpoint.load_params(tmp_path)["w"]).all()
@@ -121,12 +122,14 @@ def test_non_finite_loss_names_step_and_last_good_checkpoint(tmp_path):
 
 
 def test_non_finite_loss_before_any_checkpoint(tmp_path):
-    with pytest.raises(loop.NonFiniteLossError, match="There is no checkpoint yet"):
+    with pytest.raises(late_measures.NonFiniteLossError, match="There is no checkpoint yet"):
         loop.run(toy_program.make(60, bad_step=3), toy_program.config(tmp_path, 60))
 
 
 def test_non_finite_parameters_are_never_saved(tmp_path):
-    with pytest.raises(loop.NonFiniteLossError, match="parameters are not finite after step 10"):
+    with pytest.raises(
+        late_measures.NonFiniteLossError, match="parameters are not finite after step 10"
+    ):
         loop.run(toy_program.make(20, bad_params=True), toy_program.config(tmp_path, 20))
     with pytest.raises(ValueError, match="holds no checkpoint"):
         checkpoint.newest_step(tmp_path)
@@ -151,18 +154,18 @@ def test_updates_that_are_not_finite_are_left_out_up_to_a_bound(tmp_path, capsys
         assert np.isinf(batch["x"]).all()
     narrow = {"max_skips": 2, "skip_window": 15}
     with pytest.raises(
-        loop.NonFiniteLossError,
+        late_measures.NonFiniteLossError,
         match=r"at step 18 .* updates of 3 of the last 15 steps were left out, more than"
         r" max_skips=2\. Its batch is in .*step_18.npz\. The last good checkpoint is step 10",
     ):
         loop.run(program, toy_program.config(tmp_path / "narrow", 20, **narrow))
     # The run that goes on knows of steps 4 and 8.
-    with pytest.raises(loop.NonFiniteLossError, match="of 3 of the last 15 steps"):
+    with pytest.raises(late_measures.NonFiniteLossError, match="of 3 of the last 15 steps"):
         loop.run(program, toy_program.config(tmp_path / "narrow", 20, **narrow))
 
 
 def test_a_program_that_cannot_leave_updates_out_stops(tmp_path):
-    with pytest.raises(loop.NonFiniteLossError, match="at step 4 .*up to 3 were finite"):
+    with pytest.raises(late_measures.NonFiniteLossError, match="at step 4 .*up to 3 were finite"):
         loop.run(toy_program.make(9, bad_step=3), toy_program.config(tmp_path, 9, max_skips=5))
 
 
@@ -234,3 +237,76 @@ def test_notes_and_warnings_are_said_and_a_warning_only_once(tmp_path, capsys):
     assert "WARNING at step 10: norm True" in said.err + said.out
     assert (said.err + said.out).count("WARNING") == 1
     assert ", norm True" in said.err + said.out
+
+
+def test_rows_have_rates_memory_and_losses_by_task(tmp_path):
+    work = pace.Work(tokens={"odd": 8, "even": 8}, flops={"odd": 1e6, "even": 1e6}, peak_flops=1e9)
+    program = dataclasses.replace(
+        toy_program.make(10),
+        work=work,
+        rate=lambda step: step / 100,
+        task_at=lambda step: f"task_{step // 5}",
+    )
+    loop.run(program, toy_program.config(tmp_path, 10))
+    first, last = (row for row in metrics.read_metrics(tmp_path) if row["kind"] == "train")
+    assert (first["learning_rate"], last["learning_rate"]) == (0.04, 0.09)
+    assert "loss/task_0" in first and "loss/task_1" in last and "loss/task_0" not in last
+    assert {"grad_norm", "host_memory_gib"} <= set(first) and "mfu" not in first
+    assert last["tokens_per_second"] == pytest.approx(8 * last["steps_per_second"], rel=1e-5)
+    assert last["mfu"] == pytest.approx(1e-3 * last["steps_per_second"], rel=1e-5)
+
+
+def test_samples_are_taken_when_due_and_change_nothing(tmp_path, undisturbed, capsys):
+    picture = np.zeros((4, 4, 3), np.uint8)
+    program = dataclasses.replace(
+        toy_program.make(NUM_STEPS),
+        sample=lambda state, step: {"token_accuracy": step / 100, "clip": picture},
+    )
+    changes = {"sample_period": 25, "profile_first": 30, "profile_steps": 2}
+    assert_same(
+        loop.run(program, toy_program.config(tmp_path, NUM_STEPS, **changes)), undisturbed[0]
+    )
+    rows = [row for row in metrics.read_metrics(tmp_path) if row["kind"] == "sample"]
+    assert [(row["step"], row["token_accuracy"]) for row in rows] == [
+        (25, 0.25), (50, 0.5), (60, 0.6),
+    ]  # fmt: skip
+    assert "step 25 sampled: token_accuracy 0.25" in "".join(capsys.readouterr())
+    last = [row for row in metrics.read_metrics(tmp_path) if row["kind"] == "goodput"][-1]
+    assert last["sample_s"] > 0 and last["profile_s"] > 0
+
+
+def evaluated(losses):
+    """A toy program whose held-out losses are given: step -> loss."""
+    return dataclasses.replace(
+        toy_program.make(max(losses)), evaluate=lambda state, step: {"loss_nats": losses[step]}
+    )
+
+
+def kept(folder):
+    return sorted(int(path.name) for path in (folder / checkpoint.FOLDER).iterdir())
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path):
+    settings = {"eval_period": 8, "save_period": 10, "best_of": "loss_nats", "num_kept": 1}
+    losses = {8: 3.0, 16: 2.0, 24: math.nan, 32: 2.5, 40: 2.25}
+    loop.run(evaluated(losses), toy_program.config(tmp_path, 40, **settings))
+    assert kept(tmp_path) == [16, 40]
+    assert checkpoint.newest_step(tmp_path) == 40 and checkpoint.find_step(tmp_path, "best") == 16
+    # A run that goes on knows what the best was.
+    more = {48: 2.1, 50: 2.2}
+    loop.run(evaluated(more), toy_program.config(tmp_path, 50, **settings))
+    assert kept(tmp_path) == [16, 50]
+    loop.run(evaluated({56: 1.0, 60: 2.2}), toy_program.config(tmp_path, 60, **settings))
+    assert kept(tmp_path) == [56, 60] and checkpoint.best_step(tmp_path) == 56
+
+
+def test_a_best_of_nothing_is_refused(tmp_path, undisturbed):
+    with pytest.raises(ValueError, match="needs an eval_period above 0 and the name of a loss"):
+        toy_program.config(tmp_path, 10, eval_period=0, best_of="loss_nats")
+    with pytest.raises(ValueError, match="'loss' is nothing that the evaluation gives.*loss_nats"):
+        loop.run(toy_program.make(20), toy_program.config(tmp_path, 20, best_of="loss"))
+    with pytest.raises(ValueError, match="was not told to keep the best one"):
+        checkpoint.find_step(undisturbed[1], "best")
+    with pytest.raises(ValueError, match="no checkpoint of step 7; it has 50, 60. Take one"):
+        checkpoint.find_step(undisturbed[1], "7")
+    assert checkpoint.find_step(undisturbed[1], "") == 60

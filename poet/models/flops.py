@@ -71,9 +71,18 @@ def text_flops(config: TextEncoderConfig, slots: int) -> float:
 
 
 def step_flops(
-    config: PrefixLMConfig, plan: SequencePlan, batch_size: int, text_is_frozen: bool = False
+    config: PrefixLMConfig,
+    plan: SequencePlan,
+    batch_size: int,
+    text_is_frozen: bool = False,
+    has_adapters: bool = False,
 ) -> float:
-    """Model FLOPs of a training step: three times the forward pass, once for a frozen encoder."""
+    """Model FLOPs of a training step: three times the forward pass, once for a frozen encoder.
+
+    With adapters twice, and the encoder once: what is adapted has no gradients of its own, and
+    the adapters' products are not counted.
+    """
     each = example_flops(config, plan)
-    trained = each.total - (each.text if text_is_frozen else 0.0)
-    return batch_size * (3.0 * trained + (each.text if text_is_frozen else 0.0))
+    passes = 2.0 if has_adapters else 3.0
+    text_passes = 1.0 if text_is_frozen or has_adapters else 3.0
+    return batch_size * (passes * (each.total - each.text) + text_passes * each.text)

@@ -1,0 +1,33 @@
+"""Names of slices."""
+
+import pytest
+
+from poet.plan.chips import parse_topology
+from poet.train.chips import CHIPS
+
+
+def test_a_name_is_chip_sides_and_slices():
+    found = parse_topology("v6e:16x16@2")
+    assert found.chip is CHIPS["v6e"] and found.shape == (16, 16) and found.num_slices == 2
+    assert (found.chips_per_slice, found.num_chips, found.name) == (256, 512, "v6e:16x16@2")
+    assert parse_topology("v5:4x4x8").chip.name == "v5p"
+
+
+def test_the_shortest_side_grows():
+    assert parse_topology("v5p:4x4x8").larger().name == "v5p:4x8x8"
+    assert parse_topology("v5e:4x8@2").larger().name == "v5e:8x8@2"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("v5e-16", "write CHIP:SIDExSIDE"),
+        ("v9:4x4", "Chip 'v9' of topology 'v9:4x4' is unknown; the table has v4, v5e, v5p, v6e"),
+        ("v5p:8x8", "has 2 sides; slices of v5p have 3"),
+        ("v5e:4x0", "each 1 or more"),
+        ("h200:2x2", "is unknown"),
+    ],
+)
+def test_wrong_names_are_refused(name, words):
+    with pytest.raises(ValueError, match=words):
+        parse_topology(name)
