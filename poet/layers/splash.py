@@ -126,7 +126,10 @@ def splash_attention(
     if not rows and not heads:
         return run(q, k, v)
     k, v = repeated_keys(q, k, v)
-    spec = PartitionSpec(rows or None, None, heads or None)
+    # Axes of one device are named too: the backward pass would add up over those that are not.
+    shape = jax.sharding.get_abstract_mesh().shape
+    rows += tuple(name for name in shape if shape[name] == 1)
+    spec = PartitionSpec(rows, None, heads or None)
     # Nothing is exchanged inside, so that there is nothing to check between devices.
     return jax.shard_map(run, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
 
