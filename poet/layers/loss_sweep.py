@@ -22,7 +22,7 @@ class LossTiles:
     """How the loss is cut up. Numbers change speed and memory, not results.
 
     Attributes:
-      num_tokens: Tokens a tile, on each device.
+      num_tokens: Tokens a tile, at most, on each device.
       num_ids: Rows of a table a tile, on each device.
       max_kept_logits: Up to this many logits of a token tile are kept between the two sweeps over
         the vocabulary; above it they are computed a second time.
@@ -63,8 +63,8 @@ def sweep(how: Sweep, hidden: Array, tables: Any, targets: Array, weights: Array
     Of the tables only the shapes are read, those of the gradients.
     """
     num_real = hidden.shape[0]
-    tile = min(how.tiles.num_tokens, num_real)
-    # Whole tiles only: tokens of weight 0 fill the last one.
+    # As few tiles as there can be, of one size: tokens of weight 0 fill the last one.
+    tile = -(-num_real // -(-num_real // how.tiles.num_tokens))
     fill = -num_real % tile
     if fill:
         hidden = jnp.pad(hidden, ((0, fill), (0, 0)))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poet.layers.sharding import platform
 from poet.typing import Array, Float, NumpyArray
 
 
@@ -34,10 +35,31 @@ def rotate(x: Float[Array, "B L N H"], table: Any) -> Float[Array, "B L N H"]:
     ``table`` is [L, H], rows of ``rotation_table``. Scores of rotated queries and keys depend on
     the distance between their positions only.
     """
+    if platform() == "tpu" and x.dtype == jnp.bfloat16:
+        return _rotate_by_product(x, table)
     cos, sin = jnp.split(jnp.asarray(table)[None, :, None, :], 2, axis=-1)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = [first * cos - second * sin, second * cos + first * sin]
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def _rotate_by_product(x: Any, table: Any) -> Any:
+    """The same, halves exchanged by a product with a matrix of 0, 1 and -1, which is exact.
+
+    A TPU's memory holds numbers of a head in rows of 128: halves of them are read and written in
+    passes of their own, a product is one with what stands around it.
+    """
+    half = x.shape[-1] // 2
+    exchange = np.zeros((2 * half, 2 * half), np.float32)
+    exchange[np.arange(half), half + np.arange(half)] = 1
+    exchange[half + np.arange(half), np.arange(half)] = -1
+    cos, sin = (
+        jnp.concatenate([part, part], axis=-1)[None, :, None, :]
+        for part in jnp.split(jnp.asarray(table), 2, axis=-1)
+    )
+    exchange = jnp.asarray(exchange, x.dtype)
+    turned = jnp.matmul(x, exchange, preferred_element_type=jnp.float32)
+    return (x.astype(jnp.float32) * cos + turned * sin).astype(x.dtype)
 
 
 class AttributeEmbedding(nn.Module):

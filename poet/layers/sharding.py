@@ -29,6 +29,15 @@ def num_ways(axes: tuple[str, ...]) -> int:
     return math.prod(shape[name] for name in axes)
 
 
+def platform() -> str:
+    """What is compiled for, "cpu", "gpu" or "tpu": devices of the mesh in force, or jax's own.
+
+    A mesh of described TPUs counts as TPU on a machine without one.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def heads_apart(
     q: Float[Array, "B L N H"], k: Float[Array, "B L K H"], v: Float[Array, "B L K H"]
 ) -> tuple[Float[Array, "B L N H"], Float[Array, "B L _ H"], Float[Array, "B L _ H"]]:
@@ -44,20 +53,32 @@ def heads_apart(
     """
     if not mesh_axes("length"):
         return q, k, v
-    ways = num_ways(mesh_axes("attended_heads"))
-    if q.shape[2] % ways:
-        raise ValueError(
-            f"num_heads={q.shape[2]} cannot be split over tensor x sequence = {ways} devices; use a"
-            " multiple of that, or a mesh with a smaller `sequence`."
-        )
-    repeats = ways // math.gcd(ways, k.shape[2])
-    if repeats > 1:
-        k, v = (jnp.repeat(x, repeats, axis=2) for x in (k, v))
+    k, v = repeated_keys(q, k, v)
     axes = ("batch", None, "attended_heads", "kv")
     # Said on both sides: otherwise the compiler gathers what queries, keys and values are made of,
     # and makes them of all positions on every device.
     q, k, v = (positions_apart(x) for x in (q, k, v))
     return tuple(nn.with_logical_constraint(x, axes) for x in (q, k, v))
+
+
+def repeated_keys(
+    q: Float[Array, "B L N H"], k: Float[Array, "B L K H"], v: Float[Array, "B L K H"]
+) -> tuple[Float[Array, "B L _ H"], Float[Array, "B L _ H"]]:
+    """Keys and values, each head so often that they divide among the devices that share heads.
+
+    Raises:
+      ValueError: The query heads do not divide among these devices.
+    """
+    ways = num_ways(mesh_axes("attended_heads"))
+    if q.shape[2] % ways:
+        raise ValueError(
+            f"num_heads={q.shape[2]} cannot be split over tensor x sequence = {ways} devices; use a"
+            " multiple of that, or a mesh with a smaller `sequence` or `tensor`."
+        )
+    repeats = ways // math.gcd(ways, k.shape[2])
+    if repeats > 1:
+        k, v = (jnp.repeat(x, repeats, axis=2) for x in (k, v))
+    return k, v
 
 
 def positions_apart(x: Array) -> Array:

@@ -17,6 +17,7 @@ from poet.layers.mlp import GatedMLP
 from poet.layers.norm import RMSNorm
 from poet.layers.position import rotate
 from poet.layers.sharding import heads_apart, positions_apart
+from poet.layers.splash import SplashBlocks, is_kernel, splash_attention
 from poet.typing import Array, Bool, Float
 
 
@@ -35,6 +36,8 @@ class BlockConfig:
         residual stream. Only where apply gets a "dropout" key, as training does.
       dtype: Type of the products.
       matmuls: A name of ``eight_bit.MATMULS``: how products with a kernel are formed.
+      attention: A name from `splash.ATTENTIONS`.
+      attention_blocks: Of the kernel.
     """
 
     d_model: int
@@ -46,6 +49,8 @@ class BlockConfig:
     dropout_rate: float = 0.0
     dtype: DTypeLike = jnp.float32
     matmuls: str = "plain"
+    attention: str = "plain"
+    attention_blocks: SplashBlocks = SplashBlocks()
 
 
 class Block(nn.Module):
@@ -91,14 +96,33 @@ class Block(nn.Module):
           rotation: Rows of ``rotation_table`` for the L positions.
           prefix_length: Static P.
           visible: Which rows each row sees, instead; the weights of all pairs are then held.
+
+        Raises:
+          ValueError: The configuration wants a kernel that the devices, or `visible`, do not allow.
         """
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         q, k, v = heads_apart(*self._project(x, rotation))
         if visible is not None:
-            attended = masked_attention(q, k, v, visible)
+            attended = self._attend_visible(q, k, v, visible)
         else:
-            attended = prefix_attention(q, k, v, prefix_length)
+            attended = self._attend(q, k, v, prefix_length)
         return self._finish(x, positions_apart(attended))
+
+    def _attend(self, q: Array, k: Array, v: Array, prefix_length: int) -> Array:
+        name, blocks = self.config.attention, self.config.attention_blocks
+        # Parameters do not depend on it, and are made from one row, which no mesh divides.
+        if self.is_initializing() or not is_kernel(name):
+            return prefix_attention(q, k, v, prefix_length)
+        return splash_attention(q, k, v, prefix_length, blocks, name == "splash_interpreted")
+
+    def _attend_visible(self, q: Array, k: Array, v: Array, visible: Array) -> Array:
+        name = self.config.attention
+        if name not in ("auto", "plain"):
+            raise ValueError(
+                f"attention={name!r} knows the order of raster only, and this schedule has a mask"
+                " of its own; use attention = 'auto', which then attends without the kernel."
+            )
+        return masked_attention(q, k, v, visible)
 
     def _project(self, x: Array, rotation: Any) -> tuple[Array, Array, Array]:
         y = self.attention_norm(x)

@@ -7,18 +7,27 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from poet.layers.eight_bit import MATMULS
+from poet.layers import splash
+from poet.layers.splash import SplashBlocks
 from poet.layers.tiled_loss import LossTiles
 from poet.models.block import BlockConfig
 from poet.models.text_encoder import TextEncoderConfig
 from poet.tokens.sequence import SEGMENT_KINDS
 from poet.tokens.vocabulary import Vocabulary
 
+_POLICIES = jax.checkpoint_policies
+# Results of an attention kernel. They are no products, so that policies must name them.
+_ATTENTION = _POLICIES.save_only_these_names(splash.KEPT_NAME)
+
 # What the backward pass keeps, by name; "none" keeps everything (no rematerialisation).
 REMAT_POLICIES = {
     "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": _POLICIES.nothing_saveable,
+    "attention": _ATTENTION,
+    "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_saveable, _ATTENTION),
+    "dots_no_batch": _POLICIES.save_from_both_policies(
+        _POLICIES.dots_with_no_batch_dims_saveable, _ATTENTION
+    ),
 }
 
 
@@ -81,6 +90,9 @@ class PrefixLMConfig:
       remat_policy: A name from ``REMAT_POLICIES``.
       row_multiple: Tables are padded to this many rows: 128 x the mesh's tensor axis.
       layers_per_iteration: Layers unrolled in one iteration of the loop over layers.
+      attention: A name from ``splash.ATTENTIONS``: "plain"; "splash", TPU's kernel; "auto", which
+        takes the kernel on TPU where the order of tokens allows it.
+      attention_blocks: Of the kernel.
     """
 
     vocabulary: Vocabulary = Vocabulary()
@@ -102,6 +114,8 @@ class PrefixLMConfig:
     remat_policy: str = "none"
     row_multiple: int = 128
     layers_per_iteration: int = 1
+    attention: str = "auto"
+    attention_blocks: SplashBlocks = SplashBlocks()
 
     def __post_init__(self) -> None:
         if self.remat_policy not in REMAT_POLICIES:
@@ -113,6 +127,7 @@ class PrefixLMConfig:
             raise ValueError(
                 f"matmuls={self.matmuls!r} is unknown; choose one of {', '.join(MATMULS)}."
             )
+        splash.check_name(self.attention)
         for name in ("num_layers", "d_model", "num_heads", "mlp_dim", "text_slots"):
             if getattr(self, name) < 1:
                 raise ValueError(f"PrefixLMConfig {name}={getattr(self, name)} must be at least 1.")
@@ -161,4 +176,6 @@ class PrefixLMConfig:
             dropout_rate=self.dropout_rate,
             dtype=self.dtype,
             matmuls=self.matmuls,
+            attention=self.attention,
+            attention_blocks=self.attention_blocks,
         )

@@ -6,7 +6,7 @@ they run.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from poet.plan.exchanges import Collective, device_groups, kind_and_bytes, slices_of
 from poet.plan.hlo import Computation, Instruction, Module
@@ -20,7 +20,7 @@ _FREE = {
 }  # fmt: skip
 # Custom calls of TPU programs that only say something to the compiler.
 _FREE_CALLS = ("AllocateBuffer", "AssumeGather", "Sharding", "GatherScatterIndices")
-# Kernels whose products the text does not show: attention's.
+# Kernels, whose products the text does not show.
 _KERNELS = ("tpu_custom_call", "$fmha", "gpu.triton")
 
 
@@ -48,11 +48,17 @@ class Op:
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Everything that a program does on one chip."""
+    """Everything that a program does on one chip.
+
+    Attributes:
+      ops: One after the other.
+      collectives: Exchanges.
+      unknown: Kernels whose products are not known and not counted, each once.
+    """
 
     ops: tuple[Op, ...]
     collectives: tuple[Collective, ...]
-    kernels: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     @property
     def flops(self) -> float:
@@ -68,19 +74,26 @@ class Costs:
         return Costs(
             self.ops + other.ops,
             self.collectives + other.collectives,
-            self.kernels + other.kernels,
+            tuple(dict.fromkeys(self.unknown + other.unknown)),
         )
 
 
-def count(module: Module, num_devices: int = 1, num_slices: int = 1) -> Costs:
+def count(
+    module: Module,
+    num_devices: int = 1,
+    num_slices: int = 1,
+    kernels: Mapping[str, Op] = {},  # noqa: B006 (never written)
+) -> Costs:
     """The costs of a program.
 
     Args:
       module: From `hlo.parse`.
       num_devices: Devices it was compiled for.
       num_slices: Equal slices that they lie in, in order.
+      kernels: Word in a kernel's name -> its products, and bytes beyond one reading of its
+        operands and one writing of its results, of one run.
     """
-    ops, collectives, kernels = [], [], []
+    ops, collectives, unknown = [], [], {}
     for computation, times in module.runs():
         for instruction in computation.instructions.values():
             found = kind_and_bytes(module, computation, instruction)
@@ -102,12 +115,22 @@ def count(module: Module, num_devices: int = 1, num_slices: int = 1) -> Costs:
                 if op is not None and op.products:
                     ops.append(dataclasses.replace(op, hbm_bytes=0.0))
                 continue
-            if any(word in instruction.attributes for word in _KERNELS):
-                kernels.append(source_of(instruction))
             op = _op(module, computation, instruction, times)
+            if any(word in instruction.attributes for word in _KERNELS):
+                name = source_of(instruction)
+                known = next((kernels[word] for word in kernels if word in name), None)
+                if known is None:
+                    unknown[name] = None
+                else:
+                    op = _with_kernel(op, known, times)
             if op is not None:
                 ops.append(op)
-    return Costs(tuple(ops), tuple(collectives), tuple(kernels))
+    return Costs(tuple(ops), tuple(collectives), tuple(unknown))
+
+
+def _with_kernel(op: Op | None, kernel: Op, times: float) -> Op:
+    moved = kernel.hbm_bytes + (op.hbm_bytes if op else 0.0)
+    return Op(kernel.products, moved, times, kernel.what)
 
 
 def source_of(instruction: Instruction) -> str:

@@ -167,7 +167,7 @@ def parse(text: str) -> Module:
       ValueError: for text without an entry computation.
     """
     computations, entry, name, lines = {}, None, None, {}
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         if name is None:
             match = _HEADER.match(line)
             if match and line.rstrip().endswith("{"):
@@ -184,6 +184,18 @@ def parse(text: str) -> Module:
             "The text holds no ENTRY computation; expected what `compiled.as_text()` gives."
         )
     return Module(entry, computations)
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """Lines, those of an instruction joined: a kernel's metadata has line breaks in it."""
+    whole = ""
+    for line in text.splitlines():
+        if whole.startswith(" ") and line and line[0] != " " and line.split(",")[0] != "}":
+            whole += line
+            continue
+        yield whole
+        whole = line
+    yield whole
 
 
 def _instruction(line: str) -> Instruction:

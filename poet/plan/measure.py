@@ -36,6 +36,7 @@ class Program:
       state_bytes: Of the state on a chip while it runs, whether it reads it or not.
       argument_bytes: Of its other arguments on a chip.
       times: How often a step runs it.
+      kernels: What its kernels do, for `costs.count`.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Program:
     state_bytes: float
     argument_bytes: float
     times: float = 1.0
+    kernels: Mapping[str, Op] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,6 @@ class Part:
       tokens: Of the global batch.
       model_flops: Of a step on all chips; None where nothing is counted analytically.
       programs: What runs in a step.
-      hidden_ops: Work of kernels, whose products the program's text does not show, on one chip.
     """
 
     name: str
@@ -65,7 +66,6 @@ class Part:
     tokens: int
     model_flops: float | None
     programs: tuple[Program, ...]
-    hidden_ops: tuple[Op, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,8 +117,6 @@ class Compiler:
             costs = costs + _times(found, program.times)
             arrays += largest
             seconds += spent
-        if costs.kernels:
-            costs = costs + Costs(part.hidden_ops, ())
         name, most = memory.largest(memories)
         count = sum(round(program.times) for program in part.programs)
         return Row(
@@ -140,7 +138,7 @@ class Compiler:
         found = memory.of_program(compiled, program.state_bytes, program.argument_bytes)
         module = hlo.parse(compiled.as_text())
         topology = self._topology
-        counted = costing.count(module, topology.num_chips, topology.num_slices)
+        counted = costing.count(module, topology.num_chips, topology.num_slices, program.kernels)
         seconds = time.monotonic() - start
         self._say(f"compiled {program.name} in {seconds:.0f} s: {found.total / GIB:.2f} GiB a chip")
         self._known[program.name] = (found, counted, memory.largest_buffers(module), seconds)
@@ -163,7 +161,7 @@ def _times(costs: Costs, times: float) -> Costs:
         return costs
     ops = tuple(dataclasses.replace(op, times=op.times * times) for op in costs.ops)
     moved = tuple(dataclasses.replace(c, times=c.times * times) for c in costs.collectives)
-    return Costs(ops, moved, costs.kernels)
+    return Costs(ops, moved, costs.unknown)
 
 
 def scaled(part: Part, rows: Sequence[Row]) -> Row:

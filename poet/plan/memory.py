@@ -15,7 +15,7 @@ from poet.train.chips import GIB
 # Rematerialisation policies from the one that keeps most to the one that keeps least, with the
 # share of "none"'s activations that each keeps. Rough: the shares order the proposals, compiling
 # one decides.
-KEPT = {"none": 1.0, "dots": 0.7, "dots_no_batch": 0.5, "full": 0.12}
+KEPT = {"none": 1.0, "dots": 0.7, "dots_no_batch": 0.5, "attention": 0.17, "full": 0.12}
 _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from poet.plan import exchanges, roofline
@@ -51,6 +51,7 @@ def _row_json(result: Result, row: Row) -> dict[str, Any]:
             "memory_of": row.memory_of,
             "executed_flops": row.costs.flops,
             "hbm_bytes": row.costs.hbm_bytes,
+            "kernels_not_counted": list(row.costs.unknown),
             "collectives": exchanges.by_kind(row.costs.collectives),
             "largest_collectives": _largest_collectives(row),
             "slowest": [
@@ -133,6 +134,9 @@ def _section(result: Result) -> str:
     first = next((row for row in result.rows if row.costs is not None), None)
     if first is not None:
         lines += ["", *_exchanges(first), "", *_slowest(result, first)]
+    unknown = {name for row in result.rows if row.costs for name in row.costs.unknown}
+    if unknown:
+        lines += ["", f"Kernels whose products are not known and not counted: {_names(unknown)}."]
     return "\n".join(lines)
 
 
@@ -180,6 +184,10 @@ def _row(result: Result, row: Row) -> str:
         prediction.limit,
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def _names(words: Iterable[str]) -> str:
+    return ", ".join(sorted(words))
 
 
 def _gib(num_bytes: float) -> str:

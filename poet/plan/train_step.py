@@ -19,12 +19,12 @@ from poet.data.groups import (
     phase_shares,
 )
 from poet.models import flops
-from poet.plan import memory, roofline
+from poet.models.config import PrefixLMConfig
+from poet.plan import kernels, memory, roofline
 from poet.plan.chips import Topology
 from poet.plan.costs import Op
 from poet.plan.measure import Part, Program
 from poet.plan.memory import Setting
-from poet.plan.products import Product
 from poet.train import lm, partitioning
 from poet.train.lm import LMRun
 from poet.train.lm_program import LMPrograms, TextStart
@@ -110,18 +110,20 @@ def groups_of(
 def plan_training(run: LMRun, sizes: SequenceSizes, topology: Topology, mesh: Mesh) -> TrainPlan:
     """The groups of a run on a mesh, with what compiles them; compiles nothing itself."""
     config = lm.model_for(run.model, sizes, keeps_text_rows=bool(run.text_weights))
-    ways = partitioning.batch_ways(mesh)
-    more = {}
-    if hasattr(run, "updates"):
-        ways *= run.updates.num_micro_batches
-        more["updates"] = run.updates
+    ways = partitioning.batch_ways(mesh) * run.updates.num_micro_batches
     groups, shares, left_out = groups_of(run, sizes, ways)
     for group in groups.values():
         lm.check_limits(config, group.plan.clip, group.plan.sound)
     tx = make_optimizer(run.optimizer, run.loop.num_steps)
     text = TextStart(weights=run.text_weights, is_frozen=run.text_is_frozen)
     programs = LMPrograms(
-        config, tx, mesh, types.SimpleNamespace(groups=groups), text, run.schedule, **more
+        config,
+        tx,
+        mesh,
+        types.SimpleNamespace(groups=groups),
+        text,
+        run.schedule,
+        run.updates,
     )
     state = programs.state_shapes
     state_bytes = memory.bytes_on_chip(state)
@@ -148,8 +150,13 @@ def plan_training(run: LMRun, sizes: SequenceSizes, topology: Topology, mesh: Me
                 model_flops=flops.step_flops(
                     config, group.plan, group.batch_size, run.text_is_frozen
                 ),
-                programs=(_gradients(programs, group, state_bytes, mesh), update),
-                hidden_ops=(_attention(config, group, topology),),
+                programs=(
+                    dataclasses.replace(
+                        _gradients(programs, group, state_bytes, mesh),
+                        kernels=_kernels(config, group, mesh, ways),
+                    ),
+                    update,
+                ),
             )
         )
     facts = _facts(run, config, topology, mesh, state) | {
@@ -182,13 +189,17 @@ def _gradients(programs: LMPrograms, group: Group, state_bytes: float, mesh: Mes
     )
 
 
-def _attention(config: Any, group: Group, topology: Topology) -> Op:
-    """Attention of a kernel: forward, backward, and forward again where it is recomputed."""
-    each = flops.example_flops(config, group.plan).attention * group.batch_size
-    passes = 3.5 + (config.remat_policy != "none")
-    rows = each * passes / topology.num_chips / (2.0 * config.head_dim * group.plan.length)
-    product = Product(rows, config.head_dim, group.plan.length)
-    return Op((product,), 0.0, 1.0, "attention kernel")
+def _kernels(config: PrefixLMConfig, group: Group, mesh: Mesh, ways: int) -> dict[str, Op]:
+    """What attention's kernel does in one run of a layer, if the program has it."""
+    fed = group.plan.length - 1
+    return kernels.attention_kernels(
+        config.attention_blocks,
+        fed + -fed % mesh.shape["sequence"],
+        group.plan.prefix_length,
+        num_rows=group.batch_size // ways,
+        num_heads=config.num_heads // (mesh.shape["tensor"] * mesh.shape["sequence"]),
+        head_dim=config.head_dim,
+    )
 
 
 def _facts(run: LMRun, config: Any, topology: Topology, mesh: Mesh, state: Any) -> dict[str, Any]:
@@ -205,6 +216,7 @@ def _facts(run: LMRun, config: Any, topology: Topology, mesh: Mesh, state: Any) 
         "d_model": config.d_model,
         "dtype": np.dtype(config.dtype).name,
         "remat_policy": config.remat_policy,
+        "attention": config.attention,
         "optimizer": run.optimizer.name,
         "mesh": {name: size for name, size in mesh.shape.items() if size > 1} or {"fsdp": 1},
         "topology": topology.name,

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet.plan import costs, exchanges, hlo
+from poet.layers.splash import SplashBlocks
+from poet.plan import costs, exchanges, hlo, kernels
+from poet.plan.products import Product
 
 # A loop of five over a product and an exchange, as XLA for TPUs writes it.
 TEXT = """HloModule jit_f, is_scheduled=true
@@ -173,3 +175,38 @@ def test_a_programs_parts_add_up():
     both = one + one
     assert both.flops == 2 * one.flops and both.hbm_bytes == 2 * one.hbm_bytes
     assert np.isclose(sum(c.total_bytes for c in both.collectives), 2 * 10_240)
+
+
+# A kernel whose metadata has line breaks, as splash attention's has, in the same loop.
+KERNEL = """  %y = bf16[16,32] custom-call(%x), custom_call_target="tpu_custom_call", a={b={
+"blocks":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(f)/splash_mha_fwd_residuals/pallas_call"}"""
+FUSION = next(line for line in TEXT.splitlines() if line.startswith("  %y = "))
+
+
+def test_a_kernels_products_come_from_outside_the_text():
+    module = hlo.parse(TEXT.replace(FUSION, KERNEL))
+    assert costs.count(module, 4).unknown == ("jit(f)/splash_mha_fwd_residuals/pallas_call",)
+    known = costs.Op((Product(4, 8, 16),), 100.0, what="attention")
+    found = costs.count(module, 4, kernels={"splash_mha_fwd": known})
+    (op,) = found.ops
+    assert found.unknown == () and op.what == "attention" and op.times == 5
+    assert op.flops == 5 * 2 * 4 * 8 * 16
+    # What it reads and writes by the text, and what it reads again.
+    assert op.hbm_bytes == 2 * (16 * 64 + 16 * 32) + 100
+
+
+def test_what_an_attention_kernel_does():
+    """Two blocks of 128 rows and keys, three pairs: a block of keys is read twice, so of rows."""
+    blocks = SplashBlocks(queries=128, keys=128)
+    made = kernels.attention_kernels(blocks, 200, 5, num_rows=2, num_heads=3, head_dim=64)
+    products = {name: op.flops / (2 * 128 * 128 * 64) for name, op in made.items()}
+    # Of six heads and three pairs: two products forward; four and three backward.
+    assert products == {
+        "splash_mha_fwd": 18 * 2,
+        "splash_mha_dkv": 18 * 4,
+        "splash_mha_dq": 18 * 3,
+    }
+    block = 128 * 64 * 2
+    assert made["splash_mha_fwd"].hbm_bytes == made["splash_mha_dq"].hbm_bytes == 6 * 2 * block
+    assert made["splash_mha_dkv"].hbm_bytes == 6 * (2 * block + 2 * 128 * 8 * 4)

@@ -110,6 +110,15 @@ def test_the_settings_stand_beside_the_numbers(compiled):
     assert report.summary([result]).splitlines()[2].startswith("| here | 4 |")
 
 
+def test_a_kernel_that_is_not_known_is_named(compiled):
+    result, _ = compiled
+    (row,) = result.rows
+    assert row.costs.unknown == () and "Kernels" not in report.to_markdown([result])
+    strange = dataclasses.replace(row, costs=dataclasses.replace(row.costs, unknown=("b", "a")))
+    text = report.to_markdown([dataclasses.replace(result, rows=(strange,))])
+    assert "Kernels whose products are not known and not counted: a, b." in text
+
+
 def test_no_large_array_is_on_every_chip(compiled):
     # Every argument of 16 KiB or more is split, the visual table over both axes.
     _, module = compiled
