@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from poet.layers.eight_bit import MATMULS
 from poet.layers import splash
+from poet.layers.eight_bit import MATMULS
 from poet.layers.splash import SplashBlocks
 from poet.layers.tiled_loss import LossTiles
 from poet.models.block import BlockConfig
