@@ -10,9 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from poet.layers.sharding import platform
 from poet.typing import Array, Float, NumpyArray
+
+# What rematerialisation policies call rotated queries and keys on TPU.
+KEPT_NAME = "rotated"
 
 
 def rotation_table(
@@ -47,7 +51,8 @@ def _rotate_by_product(x: Any, table: Any) -> Any:
     """The same, halves exchanged by a product with a matrix of 0, 1 and -1, which is exact.
 
     A TPU's memory holds numbers of a head in rows of 128: halves of them are read and written in
-    passes of their own, a product is one with what stands around it.
+    passes of their own, a product is one with what stands around it. Policies that keep products
+    would keep this one in float32; the result is named `KEPT_NAME` for them to keep instead.
     """
     half = x.shape[-1] // 2
     exchange = np.zeros((2 * half, 2 * half), np.float32)
@@ -59,7 +64,8 @@ def _rotate_by_product(x: Any, table: Any) -> Any:
     )
     exchange = jnp.asarray(exchange, x.dtype)
     turned = jnp.matmul(x, exchange, preferred_element_type=jnp.float32)
-    return (x.astype(jnp.float32) * cos + turned * sin).astype(x.dtype)
+    rotated = (x.astype(jnp.float32) * cos + turned * sin).astype(x.dtype)
+    return checkpoint_name(rotated, KEPT_NAME)
 
 
 class AttributeEmbedding(nn.Module):

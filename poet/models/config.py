@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from poet.layers import splash
+from poet.layers import position, splash
 from poet.layers.eight_bit import MATMULS
 from poet.layers.splash import SplashBlocks
 from poet.layers.tiled_loss import LossTiles
@@ -18,15 +18,17 @@ from poet.tokens.vocabulary import Vocabulary
 _POLICIES = jax.checkpoint_policies
 # Results of an attention kernel. They are no products, so that policies must name them.
 _ATTENTION = _POLICIES.save_only_these_names(splash.KEPT_NAME)
+# What else is kept beside products on TPU, in place of the product of a rotation.
+_NAMED = _POLICIES.save_only_these_names(splash.KEPT_NAME, position.KEPT_NAME)
 
 # What the backward pass keeps, by name; "none" keeps everything (no rematerialisation).
 REMAT_POLICIES = {
     "none": None,
     "full": _POLICIES.nothing_saveable,
     "attention": _ATTENTION,
-    "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_saveable, _ATTENTION),
+    "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_saveable, _NAMED),
     "dots_no_batch": _POLICIES.save_from_both_policies(
-        _POLICIES.dots_with_no_batch_dims_saveable, _ATTENTION
+        _POLICIES.dots_with_no_batch_dims_saveable, _NAMED
     ),
 }
 

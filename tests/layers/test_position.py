@@ -3,8 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
+from jax.interpreters import partial_eval
 
 from poet.layers import position
+from poet.models.config import REMAT_POLICIES
 
 
 def test_scores_depend_on_distance_only(key):
@@ -36,6 +38,23 @@ def test_a_tpus_way_of_rotating_gives_the_same_numbers(key):
     x, table = jax.random.normal(key, (2, 5, 3, 8), jnp.bfloat16), position.rotation_table(5, 8)
     want = position.rotate(x, table)
     np.testing.assert_array_equal(position._rotate_by_product(x, table), want)
+
+
+@pytest.mark.parametrize("name", ["dots", "dots_no_batch"])
+def test_policies_keep_what_was_rotated_not_the_product(key, name):
+    """Half the bytes, and nothing of the rotation is computed again."""
+    x, table = jax.random.normal(key, (2, 5, 3, 8), jnp.bfloat16), position.rotation_table(5, 8)
+
+    def loss(x):
+        return jnp.sum(jnp.sin(position._rotate_by_product(jnp.cos(x), table)))
+
+    jaxpr = jax.make_jaxpr(jax.grad(jax.checkpoint(loss, policy=REMAT_POLICIES[name])))(x).jaxpr
+    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True])
+    (backward,) = (e for e in jaxpr.eqns if "remat" in e.primitive.name)
+    kept = [v.aval.dtype for v in backward.invars if v.aval.shape == x.shape]
+    assert kept and set(kept) == {jnp.dtype(jnp.bfloat16)}
+    products = [e for e in backward.params["jaxpr"].eqns if e.primitive.name == "dot_general"]
+    assert len(products) == 1, "the gradient's own"
 
 
 def test_head_must_be_even():
