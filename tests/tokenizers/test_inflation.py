@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from poet.tokenizers import inflation, magvit2
 from poet.train.compiling import run_once
