@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from poet.evals import checkpoint_run, results
+from poet.evals import checkpoint_run
 from poet.evals.checkpoint_evaluation import CheckpointEvaluation
 from poet.media.write import temporary_sibling
 from poet.train import lm
@@ -173,5 +173,10 @@ def table(facts: Mapping[str, Any]) -> str:
 def _shown(cell: Mapping[str, Any]) -> str:
     if cell.get("mean") is None:
         return "-"
-    low, high = (results.shown(cell[name]) for name in ("low", "high"))
-    return f"{results.shown(cell['mean'])} ({low} to {high})"
+    mean, low, high = (_digits(cell[name]) for name in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
+
+
+def _digits(value: float) -> str:
+    """Three that count: intervals of a hundred clips are no narrower."""
+    return f"{value:#.3g}".rstrip(".")

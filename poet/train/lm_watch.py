@@ -73,7 +73,7 @@ def watched(
       ValueError: The best checkpoint is to be chosen by a loss that is not measured, or the sampler
         cannot look at this run.
     """
-    _check_best_of(run, known)
+    _check_best_of(run, known.splits)
     sample = None
     if run.loop.sample_period:
         sample = _sample(run.sampler.start(known), whole_params)
@@ -86,13 +86,13 @@ def watched(
     )
 
 
-def _check_best_of(run: Any, known: KnownRun) -> None:
+def _check_best_of(run: Any, splits: tuple[str, ...]) -> None:
     """ValueError for a loss that no evaluation of the run will give, before the first step."""
     wanted = run.loop.best_of
     if not wanted:
         return
     measures = ["loss_nats", *(["loss_nats_ema"] if run.updates.ema_decay else [])]
-    splits = known.splits if run.evaluation.num_examples else ()
+    splits = splits if run.evaluation.num_examples else ()
     given = [f"{measure}/{split}" for measure in measures for split in splits]
     if not any(f"{wanted}/".startswith(f"{name}/") for name in given):
         raise ValueError(

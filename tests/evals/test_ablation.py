@@ -1,6 +1,8 @@
 """Comparisons of models: what they refuse, and their table."""
 
 import dataclasses
+import json
+import pathlib
 
 import pytest
 import tiny_lm
@@ -80,7 +82,16 @@ def test_every_model_is_trained_scored_and_shown(monkeypatch, tmp_path):
     assert [each.out for each in scored] == [str(tmp_path / name / "evaluation") for name in "AB"]
     assert (tmp_path / "ablation.md").read_text() == (
         "| model | words (higher is better) |\n|---|---|\n"
-        "| A | 0.25 (0.1 to 0.5) |\n| B | 0.5 (0.1 to 0.5) |\n"
+        "| A | 0.250 (0.100 to 0.500) |\n| B | 0.500 (0.100 to 0.500) |\n"
     )
     assert facts["rows"][1]["cells"][0]["num_counted"] == 96
     assert (tmp_path / "ablation.json").is_file()
+
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("name", ["ablation", "ablation_sizes"])
+def test_tables_of_the_page_are_those_of_its_facts(name):
+    facts = json.loads((DOCS / f"{name}.json").read_text())
+    assert ablation.table(facts) in (DOCS / "results.md").read_text()

@@ -50,7 +50,7 @@ def test_runs(name, tmp_path):
     ("name", "rows"),
     [
         ("ablation", {"T2V": 1, "T2V+I": 2, "SSL": 10, "NO T2I": 11, "ALL": 12}),
-        ("ablation_sizes", {"d 64": 12, "d 128": 12, "d 192": 12}),
+        ("ablation_sizes", {"d 32": 12, "d 64": 12, "d 128": 12}),
     ],
 )
 def test_comparisons(name, rows, tmp_path):
@@ -66,7 +66,7 @@ def test_comparisons(name, rows, tmp_path):
     tasks = {each: len(registry.resolve(run.mixture_or_task_name)) for each, run in runs.items()}
     assert tasks == rows and {run.known_tasks for run in runs.values()} == {"poet_table1_all"}
     widths = [run.model.d_model for run in runs.values()]
-    assert widths == ([64, 128, 192] if name == "ablation_sizes" else [128] * 5)
+    assert widths == ([32, 64, 128] if name == "ablation_sizes" else [128] * 5)
     head = (GIN / "runs" / f"{name}.gin").read_text()
     assert "poet ablate --gin_file" in head and "two CPU cores" in head
 

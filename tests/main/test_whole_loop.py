@@ -222,6 +222,7 @@ def test_frames_are_shown_as_they_are_written(out, tmp_path, capsys):
     np.testing.assert_allclose(last[::4, ::4], 255 * np.clip(frame, 0, 1), atol=0.6)
 
 
+@pytest.mark.slow
 def test_the_likeliest_of_several_clips(out, tmp_path):
     argv = ["--task=text_to_video", "--prompt=a red circle", "--candidates=3", "--seconds=3"]
     assert cli.main(asked(out, *argv, f"--out={tmp_path / 'best.mp4'}")) == 0

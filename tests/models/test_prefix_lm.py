@@ -180,6 +180,7 @@ def test_dropped_text_is_the_row_of_no_text_at_all():
     assert np.abs(dropped[0] - full[0]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_channels_are_dropped_only_with_a_key():
     """Training draws; evaluation and sampling, which have no key, see the whole model."""
     plan, batch = tiny_lm.plan_of("text_to_video"), tiny_lm.batch_of("text_to_video")

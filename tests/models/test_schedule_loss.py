@@ -93,6 +93,7 @@ def test_a_token_changes_what_may_see_it_and_nothing_else():
     np.testing.assert_array_equal(is_changed, rows.since[rows.predicting] >= 4)
 
 
+@pytest.mark.slow
 def test_rematerialisation_and_dropout_work_as_in_raster():
     plan, batch = example("image_to_video")
     config = dataclasses.replace(tiny_lm.CONFIG, dropout_rate=0.1)

@@ -40,6 +40,7 @@ def test_bits_are_those_of_the_quantizer():
     np.testing.assert_array_equal(rows[lfq.to_ids(latents)], latents)
 
 
+@pytest.mark.slow
 def test_shared_rows_equal_plain_rows_of_the_same_value():
     """The loss, and the logits of cached decoding, are those of a model with the sums as tables."""
     plan, batch = plan_and_batch()

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from poet.tokenizers import inflation, magvit2
 from poet.train.compiling import run_once
@@ -21,6 +22,7 @@ def restored(params, video):
     return magvit2.Magvit2(CONFIG).apply({"params": params}, video)
 
 
+@pytest.mark.slow
 def test_a_still_clip_is_its_image_in_every_frame(key):
     params = inflation.inflate(init(key))
     image = jax.random.uniform(jax.random.key(1), (1, 1, 16, 16, 3))

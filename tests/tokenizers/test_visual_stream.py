@@ -116,6 +116,7 @@ def test_ids_differ_only_where_a_latent_is_within_rounding_of_zero(config, param
         np.testing.assert_array_equal(codes[is_sure], whole[is_sure])
 
 
+@pytest.mark.slow
 def test_a_picture_has_the_codes_of_a_clips_first_frame_to_the_bit(config, params, video):
     tokenizer = visual.VisualTokenizer(config, params, "x", batch_size=2)
     clip = tokenizer.encode(video)

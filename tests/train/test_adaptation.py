@@ -96,8 +96,8 @@ def test_the_loss_falls_in_the_other_order(adapted, raster):
 
 @pytest.mark.slow
 def test_heads_and_positions_may_be_spread(adapted, tmp_path):
-    """Four devices share the heads and the rows of every sequence, and find the same losses."""
-    mesh = MeshConfig(fsdp=1, sequence=2, tensor=2)
+    """Two devices share the heads and the rows of every sequence, and find the same losses."""
+    mesh = MeshConfig(num_devices=2, fsdp=1, sequence=2)
     steps = dataclasses.replace(adapted[2].loop, model_dir=str(tmp_path))
     nothing = Evaluation(num_examples=0)
     lm.train(dataclasses.replace(adapted[2], loop=steps, mesh=mesh, evaluation=nothing))

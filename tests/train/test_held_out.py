@@ -6,16 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from poet.data.batches import AgdBatches
 from poet.train import lm_watch, loop, partitioning, state
 from poet.train.held_out import HeldOut
 
 
-class Batches:
-    """Two tasks of one group; a batch holds the sums that its loss should find."""
-
-    groups = {"a": types.SimpleNamespace(task_names=("a", "b"))}
+class Batches(AgdBatches):
+    """Two tasks of one group; a batch holds the nats that its loss should find."""
 
     def __init__(self):
+        self.groups = {"a": types.SimpleNamespace(task_names=("a", "b"))}
         self.asked = []
 
     def eval_batches(self, task, split, count):
@@ -90,8 +90,7 @@ def test_the_best_is_chosen_by_what_is_measured(wanted, is_fine):
         updates=types.SimpleNamespace(ema_decay=0.0),
         evaluation=types.SimpleNamespace(num_examples=4),
     )
-    known = types.SimpleNamespace(splits=("validation",))
     if is_fine:
-        return lm_watch._check_best_of(run, known)
+        return lm_watch._check_best_of(run, ("validation",))
     with pytest.raises(ValueError, match="one of loss_nats/validation, or such a name"):
-        lm_watch._check_best_of(run, known)
+        lm_watch._check_best_of(run, ("validation",))

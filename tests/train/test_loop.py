@@ -170,7 +170,7 @@ def test_a_program_that_cannot_leave_updates_out_stops(tmp_path):
 
 
 def test_of_many_bad_batches_some_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_MAX_BATCHES", 1)
+    monkeypatch.setattr(late_measures, "_MAX_BATCHES", 1)
     program = toy_program.make(9, bad_step=(3, 4, 5), skips=True)
     loop.run(program, toy_program.config(tmp_path, 9, max_skips=5))
     assert [path.name for path in (tmp_path / "non_finite").iterdir()] == ["step_4.npz"]

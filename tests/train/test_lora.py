@@ -213,6 +213,7 @@ def test_another_base_is_refused(folders, small_dataset, tmp_path, capsys):
     assert "Adapters need the model that they adapt" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sampling_takes_adapters_or_what_they_were_merged_to(
     folders, tmp_path, monkeypatch, capsys
 ):

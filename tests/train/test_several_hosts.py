@@ -97,7 +97,7 @@ def test_processes_train_as_one_with_two_devices(one, small_dataset, tmp_path, n
 
 def kill_after_a_checkpoint(processes, folder):
     """Kills the last one, then the others, which would wait for it; returns the newest step."""
-    deadline = time.monotonic() + 900
+    deadline = time.monotonic() + 1800
     while not list((folder / "checkpoints").glob("[1-9]0")):
         assert time.monotonic() < deadline and processes[0].poll() is None
         time.sleep(0.05)

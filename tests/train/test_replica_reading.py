@@ -111,11 +111,11 @@ def test_pieces_are_sent_one_after_the_other(tmp_path, monkeypatch):
 
 CHILD = """
 import json, pathlib, sys
-import test_reading
+import test_replica_reading
 found = {}
 for shape in json.loads(sys.argv[2]):
     folder = pathlib.Path(sys.argv[1]) / "x".join(map(str, shape))
-    found[str(shape)] = sorted(test_reading.devices_read_onto(folder, shape)[0])
+    found[str(shape)] = sorted(test_replica_reading.devices_read_onto(folder, shape)[0])
 print(json.dumps(found))
 """
 
@@ -171,13 +171,13 @@ import pathlib, sys
 import jax
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 import numpy as np
-import test_reading
+import test_replica_reading
 from poet.train import checkpoint, reading
 
 read_here, reads = reading._read_here, []
 reading._read_here = lambda *given: reads.append(given[0].name) or read_here(*given)
-folder, made = pathlib.Path(sys.argv[3]), test_reading.make_state()
-like = test_reading.like_on(test_reading.mesh_of(2, 2, 1))
+folder, made = pathlib.Path(sys.argv[3]), test_replica_reading.make_state()
+like = test_replica_reading.like_on(test_replica_reading.mesh_of(2, 2, 1))
 whole = jax.tree.map(
     lambda leaf, want: jax.make_array_from_callback(
         want.shape, want.sharding, lambda at: np.asarray(leaf)[at]), made, like)
@@ -185,7 +185,7 @@ with checkpoint.Checkpoints(folder) as checkpoints:
     checkpoints.save(whole, {})
 with checkpoint.Checkpoints(folder) as checkpoints:
     found = checkpoints.restore_latest(like)
-assert test_reading.bits(found) == test_reading.bits(whole)
+assert test_replica_reading.bits(found) == test_replica_reading.bits(whole)
 print("reads", reads)
 for path in (folder / "checkpoints" / "7" / "rest" / "d").iterdir():
     if jax.process_index() == 0:
