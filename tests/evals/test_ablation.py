@@ -91,7 +91,7 @@ def test_every_model_is_trained_scored_and_shown(monkeypatch, tmp_path):
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("name", ["ablation"])
+@pytest.mark.parametrize("name", ["ablation", "ablation_sizes"])
 def test_tables_of_the_page_are_those_of_its_facts(name):
     facts = json.loads((DOCS / f"{name}.json").read_text())
     assert ablation.table(facts) in (DOCS / "results.md").read_text()

@@ -86,6 +86,8 @@ def test_eight_devices_give_losses_and_gradients_of_one():
     assert len(found) == len(EIGHT)
     for shape, (measures, gradients) in found.items():
         assert f"{NUM_STEPS - 1}/discriminator" in measures and len(gradients) > 10
+        # After an update: Adam divides small gradients by their own size, and rounding with them.
+        assert measures.pop(f"{NUM_STEPS - 1}/grad_norm") < 1e-4
         for off in (measures, gradients):
             assert max(off.values()) < 1e-5, (shape, sorted(off.items(), key=lambda x: -x[1])[:5])
 
