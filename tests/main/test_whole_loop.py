@@ -169,6 +169,7 @@ def asked(out, *words):
     ]
 
 
+@pytest.mark.slow
 def test_one_file_of_every_kind(out, tmp_path, capsys):
     """What --out is called decides the kind; the row beside it says what it was made from."""
     clip = next((out / "clips").rglob("*.mp4"))

@@ -71,6 +71,7 @@ def test_rematerialisation_changes_nothing(int8_step):
     assert min(cosines(got[1], want[1]).values()) > 0.9999
 
 
+@pytest.mark.slow
 def test_a_few_steps_learn(int8_step):
     params, losses = tiny_lm.lively_params(), []
     for _ in range(5):

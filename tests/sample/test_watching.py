@@ -26,6 +26,10 @@ NUM_STEPS = 4
 MIXTURE = "watched_mix"
 
 
+# One short run that samples, and what it wrote: half a minute.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Clips, tokenizers without weights and a dataset."""

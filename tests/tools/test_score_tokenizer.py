@@ -33,6 +33,7 @@ def clips(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_pictures(tool, clips, tmp_path, capsys):
     config = MagvitConfig(
         base_channels=2, multipliers=(1, 1, 1, 1), blocks_per_stage=1, norm_groups=1, num_bits=3

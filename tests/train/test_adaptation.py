@@ -80,6 +80,7 @@ def adapted(tmp_path_factory, small_dataset, raster):
     return lm.train(run), folder, run
 
 
+@pytest.mark.slow
 def test_a_fresh_run_begins_with_the_parameters(raster, small_dataset, tmp_path):
     """A step that moves nothing shows them, whatever the mesh; the step counts from 0."""
     more = {"init_from": str(raster[1]), "optimizer": STILL, "mesh": MeshConfig()}
