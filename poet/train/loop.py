@@ -209,10 +209,7 @@ def run(
         progress = stack.enter_context(
             Progress(program.name, config.num_steps, step, stream=stream)
         )
-        for what, value in program.describe:
-            progress.say(f"  {what}: {value}")
-        if step:
-            progress.say(f"  continuing from the checkpoint of step {step:,}")
+        _introduce(program, progress, step)
         if program.clean_up:
             stack.callback(program.clean_up)
         if program.warm_up:
@@ -222,10 +219,11 @@ def run(
             Prefetch(program.batch_at, program.place, step, config.num_steps)
         )
         hosts = Stragglers(config.straggler_period, config.straggler_factor)
-        profiler = Profiler(
-            config.model_dir, config.profile_first, config.profile_steps, progress.say, goodput
-        )
-        profiler = stack.enter_context(profiler) if is_first else None
+        profiler = None
+        if is_first:
+            first, number = config.profile_first, config.profile_steps
+            profiler = Profiler(config.model_dir, first, number, progress.say, goodput)
+            stack.enter_context(profiler)
         watch = LateMeasures(
             program=program,
             config=config,
@@ -237,57 +235,109 @@ def run(
             batches=batches,
             hosts=hosts,
         )
-        steps = {}
-        for step, group, batch in batches:
-            if profiler:
-                profiler.before(step, state)
-            with contextlib.nullcontext() if group in steps else goodput.counting("compile"):
+        running = _Running(
+            program=program,
+            config=config,
+            meta=meta or (lambda step: {}),
+            is_stopping=is_stopping,
+            goodput=goodput,
+            watchdog=watchdog,
+            profiler=profiler,
+            watch=watch,
+        )
+        return running.train(state, key)
+
+
+def _introduce(program: Program, progress: Progress, step: int) -> None:
+    for what, value in program.describe:
+        progress.say(f"  {what}: {value}")
+    if step:
+        progress.say(f"  continuing from the checkpoint of step {step:,}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Running:
+    """What is open while a run trains, and what is done around each step."""
+
+    program: Program
+    config: LoopConfig
+    meta: Callable[[int], Mapping[str, Any]]
+    is_stopping: Callable[[], bool]
+    goodput: Goodput
+    watchdog: Watchdog
+    profiler: Profiler | None
+    watch: LateMeasures
+
+    def train(self, state: TrainState, key: Any) -> TrainState:
+        steps: dict[str, StepFn] = {}
+        config, watch, hosts = self.config, self.watch, self.watch.hosts
+        for step, group, batch in watch.batches:
+            if self.profiler:
+                self.profiler.before(step, state)
+            with contextlib.nullcontext() if group in steps else self.goodput.counting("compile"):
                 if group not in steps:
                     hosts.leave_out()
-                    steps[group] = program.step_for(group)
+                    steps[group] = self.program.step_for(group)
                 state, measures = steps[group](state, batch, key)
             done = step + 1
-            if profiler:
-                profiler.after(done, state)
+            if self.profiler:
+                self.profiler.after(done, state)
             watch.add(done, group, measures)
-            watchdog.alive()
+            self.watchdog.alive()
             if config.check_period and done % config.check_period == 0:
                 hosts.leave_out()
                 agreement.check_replicas(state.params)
             if hosts.is_due(done):
                 watch.drain()
                 watch.compare_hosts(done)
-            is_last, loss = done == config.num_steps, math.inf
-            if is_last or (config.eval_period and done % config.eval_period == 0):
-                watch.drain()
-                hosts.leave_out()
-                with goodput.counting("eval"):
-                    found = looking.look("eval", program.evaluate, state, done, writer, progress)
-                loss = looking.loss_of(config.best_of, found)
-            must_stop = is_stopping() or checkpoints.reached_preemption(done)
-            is_sampled = config.sample_period and (is_last or done % config.sample_period == 0)
-            if is_sampled and not must_stop:  # Who is told to stop has little time.
-                watch.drain()
-                hosts.leave_out()
-                with goodput.counting("sample"):
-                    looking.look("sample", program.sample, state, done, writer, progress)
-            is_due = is_last or done % config.save_period == 0
-            is_best = loss < math.inf and loss < checkpoints.best_loss()
+            loss = self._evaluated(state, done)
+            must_stop = self.is_stopping() or watch.checkpoints.reached_preemption(done)
+            if not must_stop:  # Who is told to stop has little time.
+                self._sample(state, done)
+            is_due = done == config.num_steps or done % config.save_period == 0
+            is_best = loss < math.inf and loss < watch.checkpoints.best_loss()
             if is_due or must_stop or is_best:
-                watch.drain()
-                hosts.leave_out()
-                watch.check_state(state, done)
-                row = goodput.row(batches.waited_s, writer.num_lost_steps)
-                writer.write(done, "goodput", row)
-                writer.flush()  # First the rows, so that a checkpoint never lacks its own.
-                with goodput.counting("save"):
-                    checkpoints.save(state, dict(meta(done)) if meta else {}, loss)
-            if must_stop and not is_last:
-                checkpoints.wait()
-                progress.say(f"Stopped by SIGTERM; step {done:,} is saved. Start again to go on.")
+                self._save(state, done, loss)
+            if must_stop and done < config.num_steps:
+                watch.checkpoints.wait()
+                watch.progress.say(
+                    f"Stopped by SIGTERM; step {done:,} is saved. Start again to go on."
+                )
                 raise Stopped(done)
             hosts.end_step()
-    return state
+        return state
+
+    def _is_time(self, done: int, period: int) -> bool:
+        return done == self.config.num_steps or bool(period and done % period == 0)
+
+    def _evaluated(self, state: TrainState, done: int) -> float:
+        """The loss that chooses the best checkpoint; infinite where none was measured."""
+        if not self._is_time(done, self.config.eval_period):
+            return math.inf
+        found = self._look("eval", self.program.evaluate, state, done)
+        return looking.loss_of(self.config.best_of, found)
+
+    def _sample(self, state: TrainState, done: int) -> None:
+        if self.config.sample_period and self._is_time(done, self.config.sample_period):
+            self._look("sample", self.program.sample, state, done)
+
+    def _look(self, kind: str, measure: Any, state: TrainState, done: int) -> dict[str, float]:
+        watch = self.watch
+        watch.drain()
+        watch.hosts.leave_out()
+        with self.goodput.counting(kind):
+            return looking.look(kind, measure, state, done, watch.writer, watch.progress)
+
+    def _save(self, state: TrainState, done: int, loss: float) -> None:
+        watch = self.watch
+        watch.drain()
+        watch.hosts.leave_out()
+        watch.check_state(state, done)
+        row = self.goodput.row(watch.batches.waited_s, watch.writer.num_lost_steps)
+        watch.writer.write(done, "goodput", row)
+        watch.writer.flush()  # First the rows, so that a checkpoint never lacks its own.
+        with self.goodput.counting("save"):
+            watch.checkpoints.save(state, dict(self.meta(done)), loss)
 
 
 def _begin(program: Program, checkpoints: Checkpoints, key: Any) -> tuple[TrainState, int]:
