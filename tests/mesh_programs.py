@@ -89,7 +89,7 @@ def programs_on(mesh, config=CONFIG, schedule=RASTER):
     """(the programs of a run with one group "it", its batch)."""
     plan, batch = plan_and_batch(config)
     batches = _OneGroup(Group(name="it", plan=plan, batch_size=BATCH, task_names=("it",)))
-    return LMPrograms(config, optax.sgd(1.0), mesh, batches, schedule=schedule), batch
+    return LMPrograms(PrefixLM(config, schedule), optax.sgd(1.0), mesh, batches), batch
 
 
 def params_of(config=CONFIG):

@@ -14,6 +14,7 @@ from poet.data import registry
 from poet.data.batches import AgdBatches
 from poet.data.groups import AgdConfig
 from poet.data.records import Dataset, open_dataset
+from poet.models.prefix_lm import PrefixLM
 from poet.tokens.schedule import RASTER, Schedule
 from poet.train import checkpoint, lm, partitioning
 from poet.train.held_out import means_by_part
@@ -153,13 +154,10 @@ class Losses:
 
     def _programs_of(self, split: str) -> LMPrograms:
         if split not in self._programs:
-            schedule = self._meta.get("schedule", to_json(RASTER))
+            schedule = from_json(Schedule, self._meta.get("schedule", to_json(RASTER)))
+            model = PrefixLM(lm.model_from_meta(self._meta), schedule)
             self._programs[split] = LMPrograms(
-                lm.model_from_meta(self._meta),
-                optax.identity(),
-                self._mesh,
-                self._batches[split],
-                schedule=from_json(Schedule, schedule),
+                model, optax.identity(), self._mesh, self._batches[split]
             )
         return self._programs[split]
 

@@ -20,6 +20,7 @@ from poet.data.groups import (
 )
 from poet.models import flops
 from poet.models.config import PrefixLMConfig
+from poet.models.prefix_lm import PrefixLM
 from poet.plan import kernels, memory, roofline
 from poet.plan.chips import Topology
 from poet.plan.costs import Op
@@ -117,12 +118,11 @@ def plan_training(run: LMRun, sizes: SequenceSizes, topology: Topology, mesh: Me
     tx = make_optimizer(run.optimizer, run.loop.num_steps)
     text = TextStart(weights=run.text_weights, is_frozen=run.text_is_frozen)
     programs = LMPrograms(
-        config,
+        PrefixLM(config, run.schedule),
         tx,
         mesh,
         types.SimpleNamespace(groups=groups),
         text,
-        run.schedule,
         run.updates,
     )
     state = programs.state_shapes

@@ -14,6 +14,7 @@ from poet.data.batches import AgdBatches
 from poet.data.groups import AgdConfig, Curriculum, SequenceSizes
 from poet.data.records import Dataset, open_dataset
 from poet.models.config import PrefixLMConfig
+from poet.models.prefix_lm import PrefixLM
 from poet.tokenizers.sentencepiece import SentencePieceTokenizer
 from poet.tokenizers.text import ByteTokenizer, WordTokenizer
 from poet.tokens.clip import ClipShape, SoundShape
@@ -172,12 +173,11 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
     tx = make_optimizer(run.optimizer, run.loop.num_steps)
     text = TextStart(weights=run.text_weights, is_frozen=run.text_is_frozen)
     programs = LMPrograms(
-        config,
+        PrefixLM(config, run.schedule),
         tx,
         mesh,
         batches,
         text,
-        schedule=run.schedule,
         updates=run.updates,
         adapters=run.adapters,
     )

@@ -16,9 +16,7 @@ from jax.sharding import Mesh
 from poet.data.batches import AgdBatches
 from poet.layers.eight_bit import check_matmuls
 from poet.models import t5_weights
-from poet.models.config import PrefixLMConfig
 from poet.models.prefix_lm import PrefixLM
-from poet.tokens.schedule import RASTER, Schedule
 from poet.tokens.sequence import SequencePlan
 from poet.train import lora, partitioning
 from poet.train import state as train_state
@@ -104,23 +102,32 @@ class Grouped(Protocol):
 
 
 class LMPrograms:
-    """Makes everything of a run that is compiled, for one model on one mesh."""
+    """Makes everything of a run that is compiled, for one model on one mesh.
+
+    Args:
+      model: In its order of tokens.
+      tx: The optimizer.
+      mesh: Of all devices.
+      batches: Whose groups are trained on.
+      text: Where the text encoder comes from.
+      updates: What a step does besides a plain update.
+      adapters: What trains in place of the model; None trains the model.
+    """
 
     def __init__(
         self,
-        config: PrefixLMConfig,
+        model: PrefixLM,
         tx: optax.GradientTransformation,
         mesh: Mesh,
         batches: Grouped,
         text: TextStart = TextStart(),
-        schedule: Schedule = RASTER,
         updates: Updates = Updates(),
         adapters: LoraConfig | None = None,
     ):
-        check_matmuls(config.matmuls)
-        self._model, self._tx, self._mesh = PrefixLM(config, schedule), tx, mesh
+        check_matmuls(model.config.matmuls)
+        self._model, self._tx, self._mesh = model, tx, mesh
         self._updates, self._adapters = updates, adapters
-        self._text, self._text_config = text, config.text
+        self._text, self._text_config = text, model.config.text
         self._frozen = frozenset({_TEXT} if text.is_frozen and not adapters else ())
         self._batches = batches
         self._examples = {name: _example(group) for name, group in batches.groups.items()}

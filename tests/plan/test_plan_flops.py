@@ -7,6 +7,7 @@ import pytest
 
 from poet.models import flops
 from poet.models.config import PrefixLMConfig
+from poet.models.prefix_lm import PrefixLM
 from poet.models.text_encoder import TextEncoderConfig
 from poet.plan import costs, hlo
 from poet.plan.sizes import TokenSizes
@@ -71,7 +72,7 @@ def compiled():
     plan = plan_of("text_to_video")
     groups = {"t2v": types.SimpleNamespace(name="t2v", plan=plan, batch_size=4)}
     tx = make_optimizer(OptimizerConfig(), 10)
-    made = LMPrograms(CONFIG, tx, mesh, types.SimpleNamespace(groups=groups))
+    made = LMPrograms(PrefixLM(CONFIG), tx, mesh, types.SimpleNamespace(groups=groups))
     found = made.compile_gradients("t2v")
     return getattr(found, "func", found)
 
