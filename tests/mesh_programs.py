@@ -1,13 +1,7 @@
 """The language model's training step on any mesh, and what its compiled program says of itself."""
 
 import dataclasses
-import inspect
-import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -34,7 +28,6 @@ CONFIG = dataclasses.replace(
     tiny_lm.CONFIG, num_heads=8, tiles=LossTiles(num_tokens=8, num_ids=20, z_loss=1e-2)
 )
 BATCH, CLIP = 8, ClipShape(9, 8, 24)
-ROOT = pathlib.Path(__file__).parents[1]
 # replica x fsdp x sequence x tensor: each alone over eight devices, then each beside others.
 EIGHT = [
     (8, 1, 1, 1),
@@ -122,25 +115,6 @@ def loss_and_gradients(mesh, params, config=CONFIG, schedule=RASTER):
 def step_text(mesh, config):
     """What a compiled training step says of itself."""
     return programs_on(mesh, config)[0].compile_gradients("it").func.as_text()
-
-
-def on_eight_devices(function, *args):
-    """What a function of a test module returns in a process that has eight devices; JSON all."""
-    folders = [ROOT, ROOT / "tests", pathlib.Path(inspect.getfile(function)).parent]
-    env = os.environ | {
-        "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
-        "PYTHONPATH": os.pathsep.join(map(str, folders)),
-    }
-    call = (
-        "import importlib, json, sys; module, name, args = sys.argv[1:];"
-        " function = getattr(importlib.import_module(module), name);"
-        " print(json.dumps(function(*json.loads(args))))"
-    )
-    words = [sys.executable, "-c", call, function.__module__, function.__name__, json.dumps(args)]
-    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def differences(got, want):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import mesh_programs
 import numpy as np
 import pytest
+import real_processes
 
 from poet.tokens.fed_rows import fed_rows
 from poet.tokens.schedule import RASTER, Schedule
@@ -39,7 +40,7 @@ def test_eight_devices_give_the_numbers_of_one(schedule, shapes):
         num_fed += fed_rows(plan, schedule).num_extra
         assert num_fed > plan.length - 1
     assert num_fed % 4 and (plan.length - 1 - plan.prefix_length) % 4, "padding is tried"
-    found = mesh_programs.on_eight_devices(off_one_device, schedule.name, shapes)
+    found = real_processes.on_eight_devices(off_one_device, schedule.name, shapes)
     assert len(found) == len(shapes)
     for shape, off in found.items():
         assert max(off.values()) < 1e-5, (shape, sorted(off.items(), key=lambda x: -x[1])[:5])

@@ -1,23 +1,18 @@
 """One replica reads a checkpoint and sends it to the others, bit by bit."""
 
 import gc
-import json
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import real_processes
 from jax.sharding import NamedSharding, PartitionSpec
 
 from poet.train import agreement, checkpoint, partitioning, reading, state
 from poet.train.partitioning import MeshConfig
 
-ROOT = pathlib.Path(__file__).parents[2]
 SPECS = {
     "kernel": PartitionSpec("fsdp", "tensor"),
     "scale": PartitionSpec(),
@@ -109,28 +104,19 @@ def test_pieces_are_sent_one_after_the_other(tmp_path, monkeypatch):
     devices_read_onto(tmp_path, (2, 2, 1))
 
 
-CHILD = """
-import json, pathlib, sys
-import test_replica_reading
-found = {}
-for shape in json.loads(sys.argv[2]):
-    folder = pathlib.Path(sys.argv[1]) / "x".join(map(str, shape))
-    found[str(shape)] = sorted(test_replica_reading.devices_read_onto(folder, shape)[0])
-print(json.dumps(found))
-"""
+def first_devices_read_onto(folder, shapes):
+    """{mesh: devices that the first of two reads went onto, sorted}."""
+    found = {}
+    for shape in shapes:
+        first, _ = devices_read_onto(pathlib.Path(folder) / "x".join(map(str, shape)), shape)
+        found[str(shape)] = sorted(map(int, first))
+    return found
 
 
 @pytest.mark.slow
 def test_one_replica_of_eight_devices_reads_for_all(tmp_path):
     shapes = [[2, 2, 2], [4, 2, 1], [8, 1, 1], [2, 1, 4]]
-    env = os.environ | {
-        "JAX_NUM_CPU_DEVICES": "8",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'train'}",
-    }
-    words = [sys.executable, "-c", CHILD, str(tmp_path), json.dumps(shapes)]
-    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = real_processes.on_eight_devices(first_devices_read_onto, str(tmp_path), shapes)
     assert found == {str(shape): list(range(8 // shape[0])) for shape in shapes}
 
 
@@ -201,27 +187,7 @@ with checkpoint.Checkpoints(folder) as checkpoints:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_one_process_of_two_reads_and_both_refuse_what_it_cannot(tmp_path):
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        address = f"localhost:{listener.getsockname()[1]}"
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "2",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'train'}",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO, address, str(number), str(tmp_path)],
-            cwd=ROOT,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    said = [process.communicate(timeout=500)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    said = real_processes.run_two(TWO, str(tmp_path), num_devices=2, timeout_s=500)
     assert "reads ['params', 'rest']" in said[0] and "reads []" in said[1]
     assert all("refused: No checkpoint under" in text for text in said)
     assert "another process could not read its part" in said[1]

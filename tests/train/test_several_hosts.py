@@ -1,10 +1,6 @@
 """Real processes, joined by jax.distributed, train as one process with as many devices does."""
 
-import os
-import pathlib
 import signal
-import socket
-import subprocess
 import sys
 import time
 
@@ -12,11 +8,11 @@ import gin
 import jax
 import numpy as np
 import pytest
+import real_processes
 
 from poet.main import train as train_command
 from poet.train import checkpoint, metrics
 
-ROOT = pathlib.Path(__file__).parents[2]
 NUM_STEPS = 60
 SETTINGS = [
     "--gin_file=gin/runs/tiny.gin",
@@ -30,30 +26,14 @@ SETTINGS = [
 
 def start(folder, dataset, num_devices, *more):
     words = [sys.executable, "-m", "poet.main.train", *SETTINGS, f"--gin.MODEL_DIR={folder}"]
-    # The cache of the tests makes the second and third compile of a program cheap.
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(num_devices),
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    return subprocess.Popen(
-        [*words, f"--gin.DATA_DIR={dataset}", *more],
-        cwd=ROOT,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return real_processes.start([*words, f"--gin.DATA_DIR={dataset}", *more], num_devices)
 
 
 def start_joined(number, folder, dataset, *more):
     """So many processes of one job, each with one device."""
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        port = listener.getsockname()[1]
-    joined = [f"--coordinator_address=localhost:{port}", f"--process_count={number}", *more]
-    return [start(folder, dataset, 1, *joined, f"--process_index={i}") for i in range(number)]
+    address = real_processes.free_address()
+    more = [f"--coordinator_address={address}", f"--process_count={number}", *more]
+    return [start(folder, dataset, 1, *more, f"--process_index={i}") for i in range(number)]
 
 
 def wait_for(processes):

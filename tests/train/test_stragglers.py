@@ -1,19 +1,15 @@
 """Slow hosts are named: by hand, and with two real processes."""
 
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
+import real_processes
 import toy_program
 
 from poet.train import loop, metrics, stragglers
 
-ROOT = pathlib.Path(__file__).parents[2]
 HOSTS = ["a", "b", "c", "d"]
 
 
@@ -141,22 +137,7 @@ print(row["host_s_max_process"], row["step_s"] > 0.15, [one.in_words() for one i
 
 @pytest.mark.slow
 def test_of_two_processes_the_slow_one_is_named_by_both():
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        address = f"localhost:{listener.getsockname()[1]}"
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, address, str(number)],
-            cwd=ROOT,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    said = [process.communicate(timeout=300)[0] for process in processes]
+    said = real_processes.run_two(CHILD)
     for text in said:
         last = text.splitlines()[-1]
         assert last.startswith("1 True ["), text

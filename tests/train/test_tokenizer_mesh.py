@@ -7,6 +7,7 @@ import mesh_programs
 import numpy as np
 import optax
 import pytest
+import real_processes
 
 from poet.tokenizers.adversarial import AdversarialConfig
 from poet.tokenizers.discriminator import DiscriminatorConfig
@@ -82,7 +83,7 @@ def off_one_device(shapes):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_eight_devices_give_losses_and_gradients_of_one():
-    found = mesh_programs.on_eight_devices(off_one_device, EIGHT)
+    found = real_processes.on_eight_devices(off_one_device, EIGHT)
     assert len(found) == len(EIGHT)
     for shape, (measures, gradients) in found.items():
         assert f"{NUM_STEPS - 1}/discriminator" in measures and len(gradients) > 10
