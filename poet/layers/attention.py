@@ -4,6 +4,7 @@ Axes: B batch, L queries, M keys, N query heads, K key/value heads (K divides N)
 heads a key head, H head width.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ from poet.typing import Array, Bool, Float
 
 # Far below any score, yet finite: a fully masked row gives a mean, not NaN.
 _MASKED = -1e30
+# Causal rows go in so many parts, none of fewer rows than that.
+_MAX_PARTS, _MIN_PART_ROWS = 4, 64
 
 
 def masked_attention(
@@ -55,56 +58,82 @@ def prefix_attention(
     prefix_length: int,
     rows_per_block: int = 1024,
 ) -> Float[Array, "B L N H"]:
-    """Attention that is full inside the prefix and causal after it, in two calls.
+    """Attention that is full inside the prefix and causal after it, most masked scores left out.
 
     Rows below ``prefix_length`` see the prefix, unmasked; the other rows see themselves and
-    everything before. A call with more than ``rows_per_block`` rows goes block by block and
-    recomputes a block's weights in the backward pass, so that memory is linear in the length.
+    everything before. These go in up to four parts, each against the keys up to its own end, so
+    that of what the mask hides three quarters are not computed. Parts with more than
+    ``rows_per_block`` rows go block by block; with more rows than that in all, weights are
+    recomputed in the backward pass, so that memory is linear in the length.
     Equal to ``masked_attention`` with ``prefix_lm_mask``.
     """
     length = q.shape[1]
     if not 0 <= prefix_length <= length:
         raise ValueError(f"prefix_length={prefix_length} must lie between 0 and {length}.")
-    pieces = []
-    if prefix_length:
-        head = slice(0, prefix_length)
-        pieces.append(_in_blocks(q[:, head], k[:, head], v[:, head], rows_per_block, None))
-    if prefix_length < length:
-        pieces.append(_in_blocks(q[:, prefix_length:], k, v, rows_per_block, prefix_length))
-    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=1)
+    q_BKGLH, k_BKLH, v_BKLH = _heads_first(q, k, v)
+    pieces, start, is_long = [], 0, length - prefix_length > rows_per_block
+    for end in part_ends(prefix_length, length):
+        attend = functools.partial(
+            _in_blocks,
+            rows_per_block=-(-rows_per_block // _MAX_PARTS) if is_long else rows_per_block,
+            offset=start if start >= prefix_length else None,
+        )
+        if is_long:
+            attend = jax.checkpoint(attend)
+        pieces.append(attend(q_BKGLH[:, :, :, start:end], k_BKLH[:, :, :end], v_BKLH[:, :, :end]))
+        start = end
+    out_BKGLH = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=3)
+    return out_BKGLH.transpose(0, 3, 1, 2, 4).reshape(q.shape)
+
+
+def part_ends(prefix_length: int, length: int) -> list[int]:
+    """Where the parts of `prefix_attention` end: the prefix, if there is one, then causal parts.
+
+    Rows of a part see the keys before its end.
+    """
+    num_causal = length - prefix_length
+    num_parts = min(_MAX_PARTS, max(1, num_causal // _MIN_PART_ROWS)) if num_causal else 0
+    ends = [prefix_length + num_causal * (i + 1) // num_parts for i in range(num_parts)]
+    return [prefix_length, *ends] if prefix_length else ends
+
+
+def _heads_first(q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+    """q [B, K, G, L, H], scaled; k and v [B, K, L, H]."""
+    batch, length, num_heads, head_dim = q.shape
+    num_kv_heads = k.shape[2]
+    q_BLKGH = (q * head_dim**-0.5).reshape(batch, length, num_kv_heads, -1, head_dim)
+    return q_BLKGH.transpose(0, 2, 3, 1, 4), k.swapaxes(1, 2), v.swapaxes(1, 2)
 
 
 def _in_blocks(q: Array, k: Array, v: Array, rows_per_block: int, offset: int | None) -> Array:
     """Causal with the first row at position ``offset``, unmasked when that is None."""
-    num_rows = q.shape[1]
+    num_rows = q.shape[3]
     if num_rows <= rows_per_block:
         return _attend(q, k, v, 0, offset)
     # A loop, not unrolled blocks: XLA on CPU keeps the scores of all unrolled blocks alive.
     num_blocks = -(-num_rows // rows_per_block)
-    padded = jnp.pad(q, ((0, 0), (0, num_blocks * rows_per_block - num_rows), (0, 0), (0, 0)))
-    blocks = padded.reshape(q.shape[0], num_blocks, rows_per_block, *q.shape[2:]).swapaxes(0, 1)
+    block_rows = -(-num_rows // num_blocks)
+    more = num_blocks * block_rows - num_rows
+    padded = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, more), (0, 0)))
+    blocks = padded.reshape(*q.shape[:3], num_blocks, block_rows, -1).transpose(3, 0, 1, 2, 4, 5)
 
     @jax.checkpoint
     def attend(index: Array, block: Array) -> Array:
-        return _attend(block, k, v, index * rows_per_block, offset)
+        return _attend(block, k, v, index * block_rows, offset)
 
     out = jax.lax.map(lambda args: attend(*args), (jnp.arange(num_blocks), blocks))
-    return out.swapaxes(0, 1).reshape(padded.shape)[:, :num_rows]
+    return out.transpose(1, 2, 3, 0, 4, 5).reshape(padded.shape)[:, :, :, :num_rows]
 
 
 def _attend(q: Array, k: Array, v: Array, start: Any, offset: int | None) -> Array:
     """One block of rows; the query heads of a key head become rows of one product."""
-    batch, num_rows, num_heads, head_dim = q.shape
-    num_kv_heads, num_groups = k.shape[2], num_heads // k.shape[2]
-    q_BLKGH = (q * head_dim**-0.5).reshape(batch, num_rows, num_kv_heads, num_groups, head_dim)
-    q_BKGLH = q_BLKGH.transpose(0, 2, 3, 1, 4)
+    batch, num_kv_heads, num_groups, num_rows, head_dim = q.shape
     mask = None
     if offset is not None:
         rows = jnp.tile(offset + start + jnp.arange(num_rows), num_groups)
-        mask = jnp.arange(k.shape[1])[None, :] <= rows[:, None]
-    merged = q_BKGLH.reshape(batch, num_kv_heads, num_groups * num_rows, head_dim)
-    out = _softmax_product(merged, k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
-    return out.reshape(q_BKGLH.shape).transpose(0, 3, 1, 2, 4).reshape(q.shape)
+        mask = jnp.arange(k.shape[2])[None, :] <= rows[:, None]
+    merged = q.reshape(batch, num_kv_heads, num_groups * num_rows, head_dim)
+    return _softmax_product(merged, k, v, mask).reshape(q.shape)
 
 
 @jax.custom_vjp

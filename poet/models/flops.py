@@ -7,6 +7,7 @@ recomputation, padding, look-ups, norms and everything else that is no matrix pr
 
 import dataclasses
 
+from poet.layers.attention import part_ends
 from poet.models.config import PrefixLMConfig
 from poet.models.text_encoder import TextEncoderConfig
 from poet.tokens.sequence import SequencePlan
@@ -28,20 +29,21 @@ class ExampleFlops:
 
 
 def example_flops(
-    config: PrefixLMConfig, plan: SequencePlan, *, whole_rectangles: bool = False
+    config: PrefixLMConfig, plan: SequencePlan, *, as_computed: bool = False
 ) -> ExampleFlops:
     """Forward FLOPs of one example of a plan.
 
     Args:
       config: The model's.
       plan: Prefix of P rows, N = length - 1 rows in all.
-      whole_rectangles: Attention as `prefix_attention` computes it, P x P and (N - P) x N,
-        instead of the pairs that are needed, P x P and P + 1 to N.
+      as_computed: Attention as `prefix_attention` computes it, each part's rows against the keys
+        up to its end, instead of the pairs that are needed, P x P and P + 1 to N.
     """
     rows, prefix = plan.length - 1, plan.prefix_length
     pairs = prefix**2 + (rows * (rows + 1) - prefix * (prefix + 1)) / 2
-    if whole_rectangles:
-        pairs = prefix**2 + (rows - prefix) * rows
+    if as_computed:
+        ends = part_ends(prefix, rows)
+        pairs = sum((end - start) * end for start, end in zip([0, *ends], ends, strict=False))
     queries = config.num_heads * config.head_dim
     vocabulary = sum(segment.num_ids for segment in config.vocabulary.segments)
     text = 0.0

@@ -78,8 +78,8 @@ def compiled():
 
 
 def test_the_compiled_model_multiplies_as_much_as_was_counted(compiled):
-    whole = flops.example_flops(CONFIG, plan_of("text_to_video"), whole_rectangles=True)
-    expected = 4 * 3 * whole.total
+    computed = flops.example_flops(CONFIG, plan_of("text_to_video"), as_computed=True)
+    expected = 4 * 3 * computed.total
     counted = costs.count(hlo.parse(compiled.as_text())).flops
     # The encoder's first layer needs no gradient of its input; products of a few rows are fused.
     assert counted == pytest.approx(expected, rel=0.02)
@@ -87,9 +87,11 @@ def test_the_compiled_model_multiplies_as_much_as_was_counted(compiled):
     assert compiled.cost_analysis()["flops"] == pytest.approx(expected, rel=0.25)
 
 
-def test_needed_pairs_are_fewer_than_whole_rectangles():
+def test_needed_pairs_are_fewer_than_computed_ones():
     plan = plan_of("future_prediction")
     needed = flops.example_flops(CONFIG, plan)
-    whole = flops.example_flops(CONFIG, plan, whole_rectangles=True)
-    assert needed.attention < whole.attention
-    assert dataclasses.replace(needed, attention=0.0) == dataclasses.replace(whole, attention=0.0)
+    computed = flops.example_flops(CONFIG, plan, as_computed=True)
+    assert needed.attention < computed.attention
+    assert dataclasses.replace(needed, attention=0.0) == dataclasses.replace(
+        computed, attention=0.0
+    )

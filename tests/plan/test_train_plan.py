@@ -89,7 +89,7 @@ def compiled():
 def test_a_step_is_compiled_and_judged(compiled):
     result, _ = compiled
     (row,) = result.rows
-    # Recomputation and whole rectangles of attention: more is done than the model needs.
+    # Recomputation and hidden pairs of attention: more is done than the model needs.
     model = row.part.model_flops / result.topology.num_chips
     assert 0.8 * model < row.costs.flops < 3 * model
     assert row.memory.total > row.memory.resident > 0
