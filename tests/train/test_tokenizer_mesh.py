@@ -12,18 +12,23 @@ import real_processes
 from poet.tokenizers.adversarial import AdversarialConfig
 from poet.tokenizers.discriminator import DiscriminatorConfig
 from poet.tokenizers.magvit2 import MagvitConfig
+from poet.tokenizers.quantizers import lfq
 from poet.train import compiling, partitioning, tokenizer_run, visual_step
 from poet.train.partitioning import MeshConfig
 
 MODEL = MagvitConfig(
     base_channels=8, multipliers=(1, 1, 2, 2), blocks_per_stage=1, norm_groups=2, num_bits=6
 )
+# Well-conditioned on purpose: at the paper's temperature, 0.01, the entropies amplify rounding of
+# the latents 400 times, so that one device differs from itself by 2e-4 where its convolutions are
+# compiled another way; and Adam's first steps are signs of gradients, however small these are.
 LOSSES = visual_step.VisualLossConfig(
+    quantizer=lfq.LfqLossConfig(temperature=1.0),
     ema_decay=0.9,
     discriminator=DiscriminatorConfig(base_channels=4, multipliers=(1, 2)),
     adversarial=AdversarialConfig(r1_weight=0.0, learning_rate=1e-4),
 )
-TX = optax.adam(1e-4)
+TX = optax.adam(1e-4, eps=1e-3)
 SHAPE = (8, 1, 16, 16, 3)
 NUM_STEPS = 2
 # Programs that run twice are compiled fast rather than well.
@@ -87,12 +92,8 @@ def test_eight_devices_give_losses_and_gradients_of_one():
     assert len(found) == len(EIGHT)
     for shape, (measures, gradients) in found.items():
         assert f"{NUM_STEPS - 1}/discriminator" in measures and len(gradients) > 10
-        # Gradients that passed through the quantizer and the discriminators are sums with much
-        # cancellation, entropies of decided bits are near 0, and Adam divides small gradients by
-        # their own size, rounding with them. Reached: 2.3e-5, 3.9e-5 and 1.3e-4 (docs/LOG.md).
-        first = {name: off for name, off in measures.items() if name.startswith("0/")}
-        for off, bound in ((gradients, 5e-5), (first, 5e-5), (measures, 2e-4)):
-            assert max(off.values()) < bound, (shape, sorted(off.items(), key=lambda x: -x[1])[:5])
+        for off in (gradients, measures):
+            assert max(off.values()) < 1e-5, (shape, sorted(off.items(), key=lambda x: -x[1])[:5])
 
 
 def test_parameters_moments_and_discriminators_are_split():
