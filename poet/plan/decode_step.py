@@ -38,7 +38,7 @@ def plan_decoding(
     found = devices.devices_of(topology)
     copies = max(1, len(found) // run.mesh.tensor)
     layout = dataclasses.replace(run.mesh, replica=copies, fsdp=1, sequence=1)
-    mesh = devices.make_mesh(layout, topology, found)
+    mesh = partitioning.make_mesh(layout, found)
     size = size or copies
     if size % partitioning.batch_ways(mesh):
         raise ValueError(

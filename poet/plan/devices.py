@@ -2,20 +2,15 @@
 
 import contextlib
 import importlib.util
-import math
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import mesh_utils, topologies
-from jax.sharding import AxisType, Mesh
+from jax.experimental import topologies
 
 from poet.plan.chips import HERE, Topology, parse_topology
-from poet.train import partitioning
 from poet.train.chips import chip_of_kind
-from poet.train.partitioning import MESH_AXES, MeshConfig
 
 # Without these, libtpu looks for the machine of a TPU and prints that there is none.
 _ENVIRONMENT = {
@@ -72,42 +67,6 @@ def devices_of(topology: Topology) -> list[Any]:
             " are usually powers of two, and a host has four chips."
         ) from error
     return list(found.devices)
-
-
-def make_mesh(config: MeshConfig, topology: Topology, devices: list[Any]) -> Mesh:
-    """The mesh that `poet train` would make there; with several slices, `replica` runs over them.
-
-    Raises:
-      ValueError: when the axes do not multiply to the number of devices, or `replica` is not a
-        multiple of the slices.
-    """
-    if topology.is_here:
-        return partitioning.make_mesh(config, devices)
-    sizes = [getattr(config, name) for name in MESH_AXES]
-    if sizes.count(-1) == 1:
-        known = -math.prod(sizes)
-        sizes[sizes.index(-1)] = len(devices) // known if len(devices) % known == 0 else 0
-    if min(sizes) < 1 or math.prod(sizes) != len(devices):
-        asked = " x ".join(f"{name}={getattr(config, name)}" for name in MESH_AXES)
-        raise ValueError(
-            f"The mesh {asked} does not fit the {len(devices)} devices of {topology.name}; choose"
-            " sizes whose product is that number, or set one axis to -1."
-        )
-    slices = topology.num_slices
-    if sizes[0] % slices:
-        raise ValueError(
-            f"The mesh has replica={sizes[0]}, {topology.name} has {slices} slices; set replica to"
-            f" {slices} (or a multiple): what is split over slices is exchanged over their slow"
-            " network in every layer."
-        )
-    if slices > 1:
-        inside = [sizes[0] // slices, *sizes[1:]]
-        laid = mesh_utils.create_hybrid_device_mesh(
-            inside, [slices, 1, 1, 1], devices, allow_split_physical_axes=True
-        )
-    else:
-        laid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(np.asarray(laid), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from poet.plan.measure import Compiler, DoesNotFitError, Result, Row
 from poet.plan.memory import Memory, Setting
 from poet.plan.roofline import CALIBRATED, Factors
 from poet.plan.train_step import TrainPlan
+from poet.train import partitioning
 from poet.train.lm import LMRun
 
 Say = Callable[[str], None]
@@ -90,7 +91,7 @@ def _train(
     run: LMRun, sizes: SequenceSizes, topology: Topology, effort: Effort, say: Say
 ) -> tuple[TrainPlan, Result]:
     found = devices.devices_of(topology)
-    mesh = devices.make_mesh(run.mesh, topology, found)
+    mesh = partitioning.make_mesh(run.mesh, found)
     plan = train_step.plan_training(run, sizes, topology, mesh)
     compiler = Compiler(topology, say)
     chosen = _chosen(plan, effort.num_groups)

@@ -26,7 +26,7 @@ def plan_tokenizer(run: TokenizerRun, topology: Topology, say: Any) -> Result:
     """
     recipe, batches = run.recipe, run.recipe.batches()
     found = devices.devices_of(topology)
-    mesh = devices.make_mesh(run.mesh or MeshConfig(), topology, found)
+    mesh = partitioning.make_mesh(run.mesh or MeshConfig(), found)
     tokenizer_run.check_rows(batches, mesh)
     tx = make_optimizer(run.optimizer, run.num_steps, convolution_kernels)
     shapes = jax.eval_shape(lambda key: recipe.init(key, tx), _KEY)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from flax.core import meta
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("replica", "fsdp", "sequence", "tensor")
@@ -55,7 +57,8 @@ def make_mesh(config: MeshConfig | None = None, devices: Any = None) -> Mesh:
     """Returns the mesh over `devices` (default: all there are), axes as in MESH_AXES.
 
     Raises:
-      ValueError: when the axes do not multiply to the number of devices.
+      ValueError: when the axes do not multiply to the number of devices, or slices of a TPU would
+        share anything but a batch.
     """
     config = config or MeshConfig()
     devices = list(jax.devices() if devices is None else devices)[: config.num_devices]
@@ -69,8 +72,37 @@ def make_mesh(config: MeshConfig | None = None, devices: Any = None) -> Mesh:
             f"The mesh {asked} does not fit {len(devices)} device(s);"
             " choose sizes whose product is the number of devices, or set one axis to -1."
         )
-    return jax.make_mesh(
-        sizes, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 4, devices=devices
+    types = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
+    return Mesh(lay_out(sizes, devices), MESH_AXES, axis_types=types)
+
+
+def lay_out(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """Devices in the shape of a mesh, so that axes to the right have the fastest links.
+
+    Devices that fast links join say so by an equal `slice_index`: a slice of a TPU, or GPUs of one
+    NVLink domain. Several of them lie along `replica`; GPUs also along `fsdp`, whose exchanges the
+    network between nodes can carry.
+
+    Raises:
+      ValueError: when the slices would lie along another axis.
+    """
+    num_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if num_slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    # As many slices along `replica` as it has room for, the rest along `fsdp`.
+    outer = [math.gcd(sizes[0], num_slices)]
+    outer += [num_slices // outer[0], 1, 1]
+    is_tpu = devices[0].platform == "tpu"
+    if sizes[1] % outer[1] or (is_tpu and outer[1] > 1):
+        room = "set replica to" if is_tpu else "choose replica x fsdp to be"
+        raise ValueError(
+            f"The mesh has replica={sizes[0]} and fsdp={sizes[1]} over {num_slices} slices; {room}"
+            f" {num_slices} or a multiple: what else is split over slices is exchanged over their"
+            " slow network in every layer."
+        )
+    inner = [size // ways for size, ways in zip(sizes, outer, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(
+        inner, outer, devices, allow_split_physical_axes=True
     )
 
 

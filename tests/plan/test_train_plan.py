@@ -14,6 +14,7 @@ from poet.plan.measure import Compiler, Result
 from poet.plan.roofline import CALIBRATED
 from poet.plan.sizes import TokenSizes
 from poet.tokenizers.text import ByteTokenizer
+from poet.train import partitioning
 from poet.train.lm import LMRun
 from poet.train.loop import LoopConfig
 from poet.train.partitioning import MeshConfig
@@ -69,7 +70,7 @@ def compiled():
         mixture_or_task_name="poet_unconditional",
     )
     topology = devices.find("here")
-    mesh = devices.make_mesh(run.mesh, topology, devices.devices_of(topology))
+    mesh = partitioning.make_mesh(run.mesh, devices.devices_of(topology))
     plan = train_step.plan_training(run, SIZES, topology, mesh)
     kept = {}
 

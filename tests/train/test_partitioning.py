@@ -1,5 +1,7 @@
 """Mesh and shardings."""
 
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -75,3 +77,42 @@ def test_rows_are_split_over_replica_and_fsdp():
 def test_a_mesh_that_does_not_fit_is_refused(config):
     with pytest.raises(ValueError, match="does not fit 4 device"):
         partitioning.make_mesh(config)
+
+
+def described(num_slices, platform="tpu"):
+    """Eight devices of equal slices, in an order that mixes them."""
+    return [
+        types.SimpleNamespace(
+            id=i, slice_index=i % num_slices, platform=platform, device_kind="described"
+        )
+        for i in range(8)
+    ]
+
+
+def slices_of(grid):
+    """The slices of every device, in the mesh's shape."""
+    return np.vectorize(lambda device: device.slice_index)(grid)
+
+
+def test_slices_lie_along_replica():
+    grid = partitioning.lay_out([4, 1, 1, 2], described(2, "gpu"))
+    np.testing.assert_array_equal(slices_of(grid)[:, 0, 0], [[0, 0], [0, 0], [1, 1], [1, 1]])
+    assert sorted(device.id for device in grid.flat) == list(range(8))
+
+
+def test_nodes_of_gpus_may_lie_along_fsdp():
+    grid = partitioning.lay_out([2, 4, 1, 1], described(4, "gpu"))
+    np.testing.assert_array_equal(slices_of(grid)[:, :, 0, 0], [[0, 0, 1, 1], [2, 2, 3, 3]])
+
+
+@pytest.mark.parametrize(
+    "sizes, platform, words",
+    [
+        ((1, 8, 1, 1), "tpu", r"replica=1 and fsdp=8 over 4 slices; set replica to 4"),
+        ((2, 4, 1, 1), "tpu", r"replica=2 and fsdp=4 over 4 slices; set replica to 4"),
+        ((1, 2, 1, 4), "gpu", r"over 4 slices; choose replica x fsdp to be 4 or a multiple"),
+    ],
+)
+def test_slices_share_only_a_batch(sizes, platform, words):
+    with pytest.raises(ValueError, match=words):
+        partitioning.lay_out(sizes, described(4, platform))
