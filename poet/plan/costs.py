@@ -17,6 +17,7 @@ _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
     "call", "after-all", "partition-id", "replica-id", "iota", "copy-done", "async-start",
     "async-done", "async-update", "optimization-barrier", "add-dependency", "domain",
+    "send-done", "recv", "recv-done",
 }  # fmt: skip
 # Custom calls of TPU programs that only say something to the compiler.
 _FREE_CALLS = ("AllocateBuffer", "AssumeGather", "Sharding", "GatherScatterIndices")
@@ -99,7 +100,7 @@ def count(
             found = kind_and_bytes(module, computation, instruction)
             if found is not None:
                 kind, num_bytes = found
-                groups = device_groups(instruction, computation, module, num_devices)
+                groups = device_groups(instruction, module, num_devices, num_slices)
                 collectives.append(
                     Collective(
                         kind=kind,

@@ -46,6 +46,10 @@ def kind_and_bytes(
 ) -> tuple[str, float] | None:
     """(kind, bytes of the larger side) of an instruction that exchanges something, else None."""
     opcode = instruction.opcode
+    between = between_slices(instruction)
+    if between:
+        sent = computation.instructions.get(instruction.operands[0])
+        return between, sent.num_bytes if sent else 0.0
     if opcode == "fusion":
         inner = module.called(instruction, "calls")
         exchange = _exchange_in(inner) if inner else None
@@ -70,6 +74,18 @@ def kind_and_bytes(
     return kind, max(given, made)
 
 
+def between_slices(instruction: Instruction) -> str | None:
+    """The kind of an exchange between slices, else None.
+
+    TPU's compiler gives them to the hosts: a chip sends its part, and receives what the equal chips
+    of all slices make of theirs.
+    """
+    if instruction.opcode != "send":
+        return None
+    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+    return found.group(1).lower().replace("_", "-") if found else None
+
+
 def _exchange_in(computation: Computation) -> Instruction | None:
     for instruction in computation.instructions.values():
         if instruction.opcode.removesuffix("-start") in _COLLECTIVES:
@@ -78,9 +94,11 @@ def _exchange_in(computation: Computation) -> Instruction | None:
 
 
 def device_groups(
-    instruction: Instruction, computation: Computation, module: Module, num_devices: int
+    instruction: Instruction, module: Module, num_devices: int, num_slices: int
 ) -> list[int]:
     """The devices of the first group of a collective."""
+    if between_slices(instruction):
+        return list(range(0, num_devices, max(1, num_devices // num_slices)))
     if instruction.opcode == "fusion":
         instruction = _exchange_in(module.called(instruction, "calls"))
     return first_group(instruction.attributes, num_devices)

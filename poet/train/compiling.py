@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from poet.train.step import StepFn, TrainStep
 
@@ -68,6 +69,10 @@ def step_compiles(
 ) -> dict[str, Callable[[], Any]]:
     """What compiles the halves of a step, for `BackgroundCompiler`.
 
+    Parameters that devices share are gathered whole before the gradients, and these are summed
+    after: left to the partitioner, convolutions of few rows exchange their inputs and partial sums
+    instead, several times as many bytes (docs/scale.md).
+
     Args:
       step: If there are several shapes of batches, its update must not depend on them.
       state: Shapes of the state, with shardings.
@@ -82,9 +87,13 @@ def step_compiles(
         grads, _ = jax.eval_shape(step.gradients, state, batch, key)
         return jax.tree.map(with_sharding, grads, shard(grads))
 
+    def gradients(state, batch, key):
+        whole = jax.tree.map(lambda one: NamedSharding(one.mesh, PartitionSpec()), shardings)
+        return step.gradients(jax.lax.with_sharding_constraint(state, whole), batch, key)
+
     def compile_gradients(batch):
         out = jax.tree.map(lambda leaf: leaf.sharding, gradient_shapes(batch))
-        jitted = jax.jit(step.gradients, out_shardings=(out, None))
+        jitted = jax.jit(gradients, out_shardings=(out, None))
         return jitted.lower(state, batch, key).compile(options)
 
     def compile_update():

@@ -60,6 +60,29 @@ def test_a_loops_body_counts_as_often_as_it_runs():
     assert exchanges.by_kind(found.collectives) == {"all-gather": {"count": 5, "bytes": 10_240}}
 
 
+SENT = """HloModule sent
+
+ENTRY %main (a: f32[128]) -> f32[128] {
+  %a = f32[128]{0} parameter(0)
+  %token = token[] after-all()
+  %send = (f32[128]{0}, u32[], token[]) send(%a, %token), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send-done = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  %recv = (f32[128]{0}, u32[], token[]) recv(%token), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv-done = (f32[128]{0}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true
+  ROOT %out = f32[128]{0} get-tuple-element(%recv-done), index=0
+}
+"""  # noqa: E501
+
+
+def test_what_hosts_carry_between_slices_is_an_exchange():
+    found = costs.count(hlo.parse(SENT), num_devices=8, num_slices=2)
+    (exchange,) = found.collectives
+    assert (exchange.kind, exchange.num_bytes) == ("all-reduce", 512)
+    # A chip and its equal in the other slice.
+    assert (exchange.group_size, exchange.num_slices) == (2, 2)
+    assert not found.ops
+
+
 def test_what_lies_on_the_chip_is_not_read_from_memory():
     text = TEXT.replace("%x = bf16[16,64]{1,0}", "%x = bf16[16,64]{1,0:T(8,128)(2,1)S(1)}")
     (op,) = costs.count(hlo.parse(text), 4).ops
