@@ -88,8 +88,7 @@ def step_compiles(
         return jax.tree.map(with_sharding, grads, shard(grads))
 
     def gradients(state, batch, key):
-        whole = jax.tree.map(lambda one: NamedSharding(one.mesh, PartitionSpec()), shardings)
-        return step.gradients(jax.lax.with_sharding_constraint(state, whole), batch, key)
+        return step.gradients(jax.tree.map(_gathered, state, shardings), batch, key)
 
     def compile_gradients(batch):
         out = jax.tree.map(lambda leaf: leaf.sharding, gradient_shapes(batch))
@@ -108,6 +107,12 @@ def step_compiles(
     # Second in the queue: the first step waits for it too, the later groups can wait.
     first = next(iter(compiles))
     return {first: compiles[first], "update": compile_update} | compiles
+
+
+def _gathered(leaf: Any, sharding: Any) -> Any:
+    if sharding.is_fully_replicated:
+        return leaf
+    return jax.lax.with_sharding_constraint(leaf, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
 def with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
