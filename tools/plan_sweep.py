@@ -210,6 +210,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     name = f"{row['model'].replace('m', 'M').replace('b', 'B')}, {row['topology']}"
+    if not row["task"] and "num_groups" in row:
+        name += f", mixture of {row['num_groups'][1]} groups"
     kept = f"`{row['policy']}`" + (", logits" if row["large_tiles"] else "")
     if "parts" not in row:  # refused by the compiler
         return [name, "", f"{row['rows']:g}", kept, "does not fit", *[""] * (len(_COLUMNS) - 5)]
