@@ -132,7 +132,10 @@ def _print_grid(tried) -> None:
         print(report.summary(results))
     for setting, result in tried:
         if result is None:
-            print(f"does not fit: {setting}")
+            print(
+                f"does not fit: {setting.batch_tokens:,} tokens, {setting.remat_policy},"
+                f" tensor={setting.tensor}"
+            )
 
 
 def _write(flags, outcomes) -> None:
