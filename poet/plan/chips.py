@@ -44,12 +44,19 @@ class Topology:
         slices = f"@{self.num_slices}" if self.num_slices > 1 else ""
         return HERE if self.is_here else f"{self.chip.name}:{sides}{slices}"
 
-    def larger(self) -> "Topology":
-        """Twice the chips: the shortest side doubled."""
+    def larger(self) -> "Topology | None":
+        """Twice the chips: the shortest side doubled; None if no slice is so large."""
         sides = list(self.shape)
         at = sides.index(min(sides))
         sides[at] *= 2
-        return dataclasses.replace(self, shape=tuple(sorted(sides)))
+        found = dataclasses.replace(self, shape=tuple(sorted(sides)))
+        return found if found.exists else None
+
+    @property
+    def exists(self) -> bool:
+        """Whether slices are made as large as this."""
+        sides = zip(sorted(self.shape), sorted(self.chip.largest), strict=True)
+        return all(side <= most for side, most in sides)
 
 
 def parse_topology(text: str) -> Topology:
@@ -78,4 +85,11 @@ def parse_topology(text: str) -> Topology:
             f"Topology {text!r} has {len(shape)} sides; slices of {name} have {chip.torus_dims},"
             f" each 1 or more, such as {name}:{example}."
         )
-    return Topology(chip, shape, num_slices)
+    found = Topology(chip, shape, num_slices)
+    if not found.exists:
+        largest = "x".join(map(str, chip.largest))
+        raise ValueError(
+            f"No slice of {name} is as large as topology {text!r}; the largest is {name}:{largest}."
+            f" More chips are several slices, such as {name}:{largest}@2."
+        )
+    return found

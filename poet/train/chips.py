@@ -25,6 +25,7 @@ class Chip:
       hbm_bytes_per_s: Bandwidth of the memory.
       link_bytes_per_s: One link to a neighbour, one direction; 0 where chips have no links.
       torus_dims: Dimensions of the network of a slice.
+      largest: Sides of the largest slice; () where chips come in no slices.
       wraps_at: A side of a slice that is a multiple of this is closed to a ring.
       dcn_bytes_per_s: Share of a chip in the network between slices.
       matrix_dim: Side of the matrix unit; narrower operands leave part of it idle.
@@ -37,6 +38,7 @@ class Chip:
     hbm_bytes_per_s: float
     link_bytes_per_s: float = 0.0
     torus_dims: int = 0
+    largest: tuple[int, ...] = ()
     wraps_at: int = 1
     dcn_bytes_per_s: float = 0.0
     matrix_dim: int = 128
@@ -53,6 +55,7 @@ CHIPS = {
             hbm_bytes_per_s=1.228e12,
             link_bytes_per_s=45e9,
             torus_dims=3,
+            largest=(16, 16, 16),
             wraps_at=4,
             dcn_bytes_per_s=3.1e9,
             source="A, B; usable memory by analogy with C",
@@ -64,6 +67,7 @@ CHIPS = {
             hbm_bytes_per_s=0.819e12,
             link_bytes_per_s=45e9,
             torus_dims=2,
+            largest=(16, 16),
             wraps_at=16,
             dcn_bytes_per_s=3.1e9,
             source="A, B, C",
@@ -75,6 +79,7 @@ CHIPS = {
             hbm_bytes_per_s=2.765e12,
             link_bytes_per_s=90e9,
             torus_dims=3,
+            largest=(16, 16, 24),
             wraps_at=4,
             dcn_bytes_per_s=6.25e9,
             source="A, B, C",
@@ -86,6 +91,7 @@ CHIPS = {
             hbm_bytes_per_s=1.638e12,
             link_bytes_per_s=90e9,
             torus_dims=2,
+            largest=(16, 16),
             wraps_at=16,
             dcn_bytes_per_s=12.5e9,
             matrix_dim=256,

@@ -12,8 +12,9 @@ from poet.demo import sizes, stages
 from poet.evals import condition_swap
 from poet.train import checkpoint, lm
 
-# Two cores, 20 minutes if nothing else runs: tokenizers of `make demo`, conditions, 4,000 steps.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+# Two cores, 20 minutes if nothing else runs, over an hour beside two other jobs: tokenizers of
+# `make demo`, conditions, 4,000 steps.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 TRAIN_STEPS = 4000
 

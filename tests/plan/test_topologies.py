@@ -16,6 +16,8 @@ def test_a_name_is_chip_sides_and_slices():
 def test_the_shortest_side_grows():
     assert parse_topology("v5p:4x4x8").larger().name == "v5p:4x8x8"
     assert parse_topology("v5e:4x8@2").larger().name == "v5e:8x8@2"
+    assert parse_topology("v5e:16x16").larger() is None
+    assert parse_topology("v5p:16x16x16").larger() is None
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,7 @@ def test_the_shortest_side_grows():
         ("v9:4x4", "Chip 'v9' of topology 'v9:4x4' is unknown; the table has v4, v5e, v5p, v6e"),
         ("v5p:8x8", "has 2 sides; slices of v5p have 3"),
         ("v5e:4x0", "each 1 or more"),
+        ("v5e:16x32", "No slice of v5e is as large .* the largest is v5e:16x16.* v5e:16x16@2"),
         ("h200:2x2", "is unknown"),
     ],
 )
