@@ -147,10 +147,10 @@ def trained_states(model, params, plan, batch):
     "name, slope",
     [
         ("text_to_video", 0.0),
-        ("text_to_video", 0.5),
+        pytest.param("text_to_video", 0.5, marks=pytest.mark.slow),
         ("image_to_video", 0.5),
         ("inpainting", 0.0),
-        ("text_to_video_with_sound", 0.0),
+        pytest.param("text_to_video_with_sound", 0.0, marks=pytest.mark.slow),
         ("text_to_video_with_sound", 0.5),
     ],
 )

@@ -35,6 +35,7 @@ def test_a_still_clip_is_its_image_in_every_frame(key):
         np.testing.assert_allclose(from_clip[:, t], from_image[:, 0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_image_stays_what_it_was(key):
     params = init(key)
     image = jax.random.uniform(jax.random.key(1), (1, 1, 16, 16, 3))

@@ -92,7 +92,14 @@ def test_the_papers_strided_kernels_keep_one_frame_less(video):
     np.testing.assert_allclose(chunked, whole, atol=1e-5)
 
 
-@pytest.mark.parametrize("lengths", [(1, 1, 1, 1, 1, 1, 1), (4, 1, 1, 1), (1, 4, 1, 1)])
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        (1, 1, 1, 1, 1, 1, 1),
+        pytest.param((4, 1, 1, 1), marks=pytest.mark.slow),
+        (1, 4, 1, 1),
+    ],
+)
 def test_pixels_in_chunks_are_those_of_the_whole_clip(config, params, latents, lengths):
     signs = np.where(latents >= 0, 1.0, -1.0).astype(np.float32)
     whole = apply_whole(config, params, signs, "decode_latents")

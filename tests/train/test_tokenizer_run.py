@@ -72,6 +72,7 @@ def test_a_run_that_lost_its_end_gives_the_same_tokenizer_to_the_bit(media, tmp_
     assert last.is_dir() and protocol.read_config(out)["fingerprint"] == whole
 
 
+@pytest.mark.slow
 def test_the_first_files_are_enough_if_asked(media, tmp_path):
     assert command(media, tmp_path / "audio", "--gin.TokenizerRun.num_files=1") == 0
     (cached,) = (tmp_path / "audio" / "cache").iterdir()
