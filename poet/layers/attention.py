@@ -62,25 +62,23 @@ def prefix_attention(
 
     Rows below ``prefix_length`` see the prefix, unmasked; the other rows see themselves and
     everything before. These go in up to four parts, each against the keys up to its own end, so
-    that of what the mask hides three quarters are not computed. Parts with more than
-    ``rows_per_block`` rows go block by block; with more rows than that in all, weights are
-    recomputed in the backward pass, so that memory is linear in the length.
+    that of what the mask hides three quarters are not computed. With more than ``rows_per_block``
+    causal rows in all, a part goes through blocks of a quarter of that, and the backward pass
+    recomputes their weights, so that memory is linear in the length.
     Equal to ``masked_attention`` with ``prefix_lm_mask``.
     """
     length = q.shape[1]
     if not 0 <= prefix_length <= length:
         raise ValueError(f"prefix_length={prefix_length} must lie between 0 and {length}.")
     q_BKGLH, k_BKLH, v_BKLH = _heads_first(q, k, v)
-    pieces, start, is_long = [], 0, length - prefix_length > rows_per_block
+    is_long = length - prefix_length > rows_per_block
+    block = -(-rows_per_block // _MAX_PARTS) if is_long else rows_per_block
+    pieces, start = [], 0
     for end in part_ends(prefix_length, length):
-        attend = functools.partial(
-            _in_blocks,
-            rows_per_block=-(-rows_per_block // _MAX_PARTS) if is_long else rows_per_block,
-            offset=start if start >= prefix_length else None,
-        )
-        if is_long:
-            attend = jax.checkpoint(attend)
-        pieces.append(attend(q_BKGLH[:, :, :, start:end], k_BKLH[:, :, :end], v_BKLH[:, :, :end]))
+        rows, keys = slice(start, end), slice(end)
+        args = q_BKGLH[:, :, :, rows], k_BKLH[:, :, keys], v_BKLH[:, :, keys]
+        offset = start if start >= prefix_length else None
+        pieces.append(_in_blocks(*args, block, offset, recomputes=is_long))
         start = end
     out_BKGLH = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=3)
     return out_BKGLH.transpose(0, 3, 1, 2, 4).reshape(q.shape)
@@ -105,11 +103,17 @@ def _heads_first(q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
     return q_BLKGH.transpose(0, 2, 3, 1, 4), k.swapaxes(1, 2), v.swapaxes(1, 2)
 
 
-def _in_blocks(q: Array, k: Array, v: Array, rows_per_block: int, offset: int | None) -> Array:
-    """Causal with the first row at position ``offset``, unmasked when that is None."""
+def _in_blocks(
+    q: Array, k: Array, v: Array, rows_per_block: int, offset: int | None, recomputes: bool
+) -> Array:
+    """Causal with the first row at position ``offset``, unmasked when that is None.
+
+    A loop recomputes its weights in the backward pass; a single block if ``recomputes``.
+    """
     num_rows = q.shape[3]
     if num_rows <= rows_per_block:
-        return _attend(q, k, v, 0, offset)
+        attend = functools.partial(_attend, start=0, offset=offset)
+        return (jax.checkpoint(attend) if recomputes else attend)(q, k, v)
     # A loop, not unrolled blocks: XLA on CPU keeps the scores of all unrolled blocks alive.
     num_blocks = -(-num_rows // rows_per_block)
     block_rows = -(-num_rows // num_blocks)

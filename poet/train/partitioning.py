@@ -79,9 +79,9 @@ def make_mesh(config: MeshConfig | None = None, devices: Any = None) -> Mesh:
 def lay_out(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
     """Devices in the shape of a mesh, so that axes to the right have the fastest links.
 
-    Devices that fast links join say so by an equal `slice_index`: a slice of a TPU, or GPUs of one
-    NVLink domain. Several of them lie along `replica`; GPUs also along `fsdp`, whose exchanges the
-    network between nodes can carry.
+    Devices that fast links join have an equal `slice_index`, where their platform sets one: a slice
+    of a TPU, or a group of GPUs. Several of them lie along `replica`; those of GPUs also along
+    `fsdp`. Tried with described devices only.
 
     Raises:
       ValueError: when the slices would lie along another axis.
