@@ -1,7 +1,8 @@
 """Plans the paper's three models on many slices, and writes what docs/scale.md shows.
 
     python tools/plan_sweep.py --out out/scale --write docs/scale.json      # all, hours
-    python tools/plan_sweep.py --out out/scale --only '^8b/v6e'             # names that match
+    python tools/plan_sweep.py --out out/scale --only '^8b/v6e'             # names that match,
+                                      # with --write beside the other rows that its file has
 
 One `poet plan` after the other (libtpu of the extra `plan`, no TPU), each in a process and a folder
 of its own; what is finished in --out is not planned again. The flags of `tools/launch/xla_tpu.txt`
@@ -46,6 +47,8 @@ class Cell:
       large_tiles: Whether the loss keeps its logits (gin/models/large_tiles.gin).
       tensor: Ways of the mesh's axis.
       task: The only group; "" plans the whole pretraining mixture.
+      copies: Of the state in each slice. With one, gradients are summed over all chips of a slice
+        instead of scattered.
     """
 
     model: str
@@ -55,12 +58,14 @@ class Cell:
     large_tiles: bool = False
     tensor: int = 1
     task: str = "text_to_video"
+    copies: int = 1
 
     @property
     def name(self) -> str:
         """Path of its folder."""
         parts = [self.policy, f"{self.rows:g}"]
         parts += [f"tensor{self.tensor}"] if self.tensor > 1 else []
+        parts += [f"copies{self.copies}"] if self.copies > 1 else []
         parts += ["tiles"] if self.large_tiles else []
         parts += [] if self.task == "text_to_video" else [self.task or "mixture"]
         where = self.topology.replace(":", "-").replace("@", "-slices")
@@ -77,8 +82,8 @@ class Cell:
             f"BATCH_TOKENS={round(self.rows * chips * (_LENGTH + 1))}",
             f"config.PrefixLMConfig.remat_policy={self.policy}",
         ]
-        slices = parse_topology(self.topology).num_slices
-        bindings += [f"partitioning.MeshConfig.replica={slices}"] if slices > 1 else []
+        copies = self.copies * parse_topology(self.topology).num_slices
+        bindings += [f"partitioning.MeshConfig.replica={copies}"] if copies > 1 else []
         bindings += [f"MIXTURE_OR_TASK_NAME=poet_{self.task}"] if self.task else []
         bindings += [f"partitioning.MeshConfig.tensor={self.tensor}"] if self.tensor > 1 else []
         return [
@@ -86,6 +91,11 @@ class Cell:
             *(f"--gin.{binding}" for binding in bindings),
             *("--topology", self.topology, "--no_proposals"),
         ]
+
+    @property
+    def command(self) -> str:
+        """The whole command."""
+        return "poet plan " + " ".join(self.words)
 
 
 _V5P = {"policy": "dots_no_batch", "large_tiles": True}
@@ -100,25 +110,35 @@ CELLS = (
     Cell(model="1b", topology="v5p:4x4x4", rows=6, **_V5P),
     Cell(model="1b", topology="v6e:4x4", rows=12, policy="dots_no_batch"),
     Cell(model="1b", topology="v6e:16x16", rows=12, policy="dots_no_batch"),
+    Cell(model="1b", topology="v6e:16x16", rows=12, policy="dots_no_batch", copies=2),
     Cell(model="8b", topology="v5e:8x8", rows=3, policy="full"),
     Cell(model="8b", topology="v5e:8x8", rows=3, policy="full", tensor=4),
     Cell(model="8b", topology="v5e:16x16", rows=6, policy="full"),
     Cell(model="8b", topology="v5e:16x16", rows=4, policy="full", tensor=4),
+    Cell(model="1b", topology="v5p:4x4x4", rows=6, copies=4, **_V5P),
     Cell(model="8b", topology="v5p:2x2x4", rows=6, **_V5P),
     Cell(model="8b", topology="v5p:4x4x4", rows=6, **_V5P),
+    Cell(model="8b", topology="v5p:4x4x4", rows=6, copies=4, **_V5P),
     Cell(model="8b", topology="v5p:8x8x4", rows=6, **_V5P),
+    Cell(model="8b", topology="v5p:8x8x4", rows=6, copies=4, **_V5P),
     Cell(model="8b", topology="v5p:8x8x8", rows=6, **_V5P),
     Cell(model="8b", topology="v5p:16x16x16", rows=6, **_V5P),
+    Cell(model="8b", topology="v5p:16x16x16", rows=6, copies=16, **_V5P),
     Cell(model="8b", topology="v6e:8x8", rows=12, policy="full"),
     Cell(model="8b", topology="v6e:16x16", rows=12, policy="full"),
+    Cell(model="8b", topology="v6e:16x16", rows=12, policy="full", copies=2),
     Cell(model="8b", topology="v6e:16x16", rows=4, policy="dots_no_batch"),
+    Cell(model="8b", topology="v6e:16x16", rows=5, policy="dots_except_widening", copies=2),
     Cell(model="1b", topology="v5e:16x16@2", rows=6, policy="full"),
     Cell(model="1b", topology="v5e:16x16@4", rows=6, policy="full"),
     Cell(model="8b", topology="v5p:4x4x4@2", rows=6, **_V5P),
     Cell(model="8b", topology="v5p:4x4x4@4", rows=6, **_V5P),
+    Cell(model="8b", topology="v5p:4x4x4@2", rows=6, copies=4, **_V5P),
+    Cell(model="8b", topology="v5p:4x4x4@4", rows=6, copies=4, **_V5P),
     Cell(model="300m", topology="v5e:4x4", rows=12, policy="attention", task=""),
     Cell(model="1b", topology="v5p:4x4x4", rows=6, task="", **_V5P),
     Cell(model="8b", topology="v5p:4x4x4", rows=6, task="", **_V5P),
+    Cell(model="8b", topology="v5p:4x4x4", rows=6, task="", copies=4, **_V5P),
 )
 
 
@@ -136,12 +156,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number, cell in enumerate(cells, 1):
             plan(cell, Path(args.out), progress)
             progress.update(number, cell.name)
-    facts = {"format": FORMAT, "rows": [numbers(cell, Path(args.out)) for cell in cells]}
-    print(table(facts["rows"]))
+    rows = [numbers(cell, Path(args.out)) for cell in cells]
+    print(table(rows))
     if args.write:
+        facts = {"format": FORMAT, "rows": beside_others(rows, Path(args.write))}
         with temporary_sibling(args.write) as temporary:
             temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def beside_others(rows: Sequence[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """All rows in the order of `CELLS`: these, and of other cells those that the file has.
+
+    Raises:
+      ValueError: a cell is in neither.
+    """
+    before = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    known = {row["command"]: row for row in [*before, *rows]}
+    commands = {cell.name: cell.command for cell in CELLS}
+    missing = [name for name, command in commands.items() if command not in known]
+    if missing:
+        raise ValueError(
+            f"{file} has no row of {', '.join(missing)} yet, and --only leaves them out; plan them"
+            " too, or leave out --write."
+        )
+    return [known[command] for command in commands.values()]
 
 
 def plan(cell: Cell, out: Path, progress: Progress) -> None:
@@ -169,7 +208,7 @@ def plan(cell: Cell, out: Path, progress: Progress) -> None:
 
 def numbers(cell: Cell, out: Path) -> dict[str, Any]:
     """What the table and docs/scale.json have of a cell."""
-    row = dataclasses.asdict(cell) | {"command": "poet plan " + " ".join(cell.words)}
+    row = dataclasses.asdict(cell) | {"command": cell.command}
     plans = json.loads((out / cell.name / "plan.json").read_text(encoding="utf-8"))
     if not plans:  # refused by the compiler
         return row | {"fits": False}

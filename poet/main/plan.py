@@ -134,7 +134,7 @@ def _print_grid(tried) -> None:
         if result is None:
             print(
                 f"does not fit: {setting.batch_tokens:,} tokens, {setting.remat_policy},"
-                f" tensor={setting.tensor}"
+                f" replica={setting.replica}, tensor={setting.tensor}"
             )
 
 

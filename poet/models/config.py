@@ -10,6 +10,7 @@ from poet.layers import position, splash
 from poet.layers.eight_bit import MATMULS
 from poet.layers.splash import SplashBlocks
 from poet.layers.tiled_loss import LossTiles
+from poet.models import block
 from poet.models.block import BlockConfig
 from poet.models.text_encoder import TextEncoderConfig
 from poet.tokens.sequence import SEGMENT_KINDS
@@ -30,6 +31,7 @@ REMAT_POLICIES = {
     "dots_no_batch": _POLICIES.save_from_both_policies(
         _POLICIES.dots_with_no_batch_dims_saveable, _NAMED
     ),
+    "dots_except_widening": _POLICIES.save_only_these_names(splash.KEPT_NAME, block.KEPT_NAME),
 }
 
 

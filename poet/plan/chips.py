@@ -44,6 +44,16 @@ class Topology:
         slices = f"@{self.num_slices}" if self.num_slices > 1 else ""
         return HERE if self.is_here else f"{self.chip.name}:{sides}{slices}"
 
+    @property
+    def loses_rings(self) -> bool:
+        """Whether libtpu describes it without rings that its slices have.
+
+        Seen with libtpu 0.0.42: the program for v5p:4x4x4@2 gathers as the one for v5p:4x4x4 does
+        when that is described as open; slices of two dimensions, or with an open side, do not.
+        """
+        is_torus = len(self.shape) == 3 and all(s % self.chip.wraps_at == 0 for s in self.shape)
+        return self.num_slices > 1 and is_torus
+
     def larger(self) -> "Topology | None":
         """Twice the chips: the shortest side doubled; None if no slice is so large."""
         sides = list(self.shape)

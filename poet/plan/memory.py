@@ -15,7 +15,10 @@ from poet.train.chips import GIB
 # Rematerialisation policies from the one that keeps most to the one that keeps least, with the
 # share of "none"'s activations that each keeps. Rough: the shares order the proposals, compiling
 # one decides.
-KEPT = {"none": 1.0, "dots": 0.7, "dots_no_batch": 0.5, "attention": 0.17, "full": 0.12}
+KEPT = {
+    "none": 1.0, "dots": 0.7, "dots_no_batch": 0.5, "dots_except_widening": 0.25, "attention": 0.17,
+    "full": 0.12,
+}  # fmt: skip
 _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -119,12 +122,14 @@ class Setting:
       remat_policy: A name of `models.config.REMAT_POLICIES`.
       tensor: Devices that share a layer.
       topology: Chips.
+      replica: Copies of the state.
     """
 
     batch_tokens: int
     remat_policy: str
     tensor: int
     topology: Topology
+    replica: int = 1
 
     def words(self, before: "Setting") -> str:
         """What is different from another setting."""
@@ -135,6 +140,8 @@ class Setting:
             changes.append(f"remat_policy = '{self.remat_policy}' (was '{before.remat_policy}')")
         if self.tensor != before.tensor:
             changes.append(f"mesh tensor = {self.tensor} (was {before.tensor})")
+        if self.replica != before.replica:
+            changes.append(f"mesh replica = {self.replica} (was {before.replica})")
         if self.topology != before.topology:
             changes.append(f"{self.topology.name} ({self.topology.num_chips} chips)")
         return ", ".join(changes) or "no change"
@@ -190,7 +197,7 @@ def estimate(setting: Setting, before: Setting, memory: Memory) -> float:
     # `tensor` splits the gathered head and the widest activations, but not the residual stream of
     # the rows, of which a device then has more: 0.56 to 0.97 was seen for four ways.
     kept *= 0.9 ** math.log2(setting.tensor / before.tensor)
-    state = memory.resident + memory.outputs
+    state = (memory.resident + memory.outputs) * setting.replica / before.replica
     return state / chips + memory.code + (memory.arguments + memory.temporaries * kept) * tokens
 
 

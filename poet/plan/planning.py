@@ -164,8 +164,9 @@ def search(
 ) -> tuple[Outcome, list[tuple[Setting, Result | None]]]:
     """The best of a small grid: (its outcome, every setting with what was found or None).
 
-    Half, equal and double batch, policies that keep more and less, and tensor 1 and 4; of each the
-    most frequent and the longest group are compiled. A setting that the estimate rules out after
+    Half, equal and double batch, policies that keep more and less, twice the copies of the state,
+    whose gradients TPU's compiler scatters (docs/scale.md), and tensor 1 and 4; of each the most
+    frequent and the longest group are compiled. A setting that the estimate rules out after
     the first result is not compiled.
     """
     effort = Effort(num_groups=1, proposals=False)
@@ -199,15 +200,20 @@ def grid(run: LMRun, topology: Topology) -> list[Setting]:
         remat_policy=run.model.remat_policy,
         tensor=run.mesh.tensor,
         topology=topology,
+        replica=run.mesh.replica,
     )
     found = [own]
-    for tensor in (1, 4):
+    for replica, tensor in ((own.replica, 1), (2 * own.replica, 1), (own.replica, 4)):
         for policy in ("dots_no_batch", "full"):
             for factor in (0.5, 1, 2):
                 tokens = int(run.batch_tokens * factor)
                 found.append(
                     dataclasses.replace(
-                        own, batch_tokens=tokens, remat_policy=policy, tensor=tensor
+                        own,
+                        batch_tokens=tokens,
+                        remat_policy=policy,
+                        tensor=tensor,
+                        replica=replica,
                     )
                 )
     return list(dict.fromkeys(found))

@@ -134,6 +134,13 @@ def _section(result: Result) -> str:
     first = next((row for row in result.rows if row.costs is not None), None)
     if first is not None:
         lines += ["", *_exchanges(first), "", *_slowest(result, first)]
+    if result.topology.loses_rings:
+        lines += [
+            "",
+            "libtpu describes several slices without the closed rings of each, so that gathers over"
+            " a whole slice were compiled as sums, at twice the bytes. On real slices expect the"
+            " exchanges of one slice's plan, and those between slices as counted here.",
+        ]
     unknown = {name for row in result.rows if row.costs for name in row.costs.unknown}
     if unknown:
         lines += ["", f"Kernels whose products are not known and not counted: {_names(unknown)}."]

@@ -231,13 +231,16 @@ def dims_of(topology: Topology, group_size: int) -> int:
 
 
 def ring_bytes_per_s(topology: Topology, group_size: int) -> float:
-    """What passes a chip in an exchange in a group: two links a side that is closed to a ring."""
+    """What passes a chip in an exchange in a group: two links a side that is closed to a ring.
+
+    The group fills its sides one after the other; the last may be a part of one, which is open.
+    """
     chip = topology.chip
     sides: Sequence[int] = sorted(topology.shape, reverse=True)[: dims_of(topology, group_size)]
-    ways = 0.0
+    ways, left = 0.0, group_size
     for side in sides:
-        whole = side % chip.wraps_at == 0 and min(group_size, side) == side
-        ways += 2.0 if whole else 1.0
+        ways += 2.0 if side % chip.wraps_at == 0 and left >= side else 1.0
+        left = -(-left // side)
     return ways * chip.link_bytes_per_s
 
 

@@ -61,7 +61,7 @@ def with_setting(run: LMRun, setting: Setting) -> LMRun:
         run,
         batch_tokens=setting.batch_tokens,
         model=dataclasses.replace(run.model, remat_policy=setting.remat_policy),
-        mesh=dataclasses.replace(run.mesh, tensor=setting.tensor),
+        mesh=dataclasses.replace(run.mesh, tensor=setting.tensor, replica=setting.replica),
     )
 
 
@@ -172,6 +172,7 @@ def plan_training(run: LMRun, sizes: SequenceSizes, topology: Topology, mesh: Me
             batch_tokens=run.batch_tokens,
             remat_policy=run.model.remat_policy,
             tensor=run.mesh.tensor,
+            replica=run.mesh.replica,
             topology=topology,
         ),
         num_heads=config.block.num_kv_heads,

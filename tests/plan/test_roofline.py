@@ -63,6 +63,9 @@ def test_exchanges_use_both_directions_of_a_ring():
     # All 256 chips span both sides, which doubles the links.
     whole = Collective("reduce-scatter", 180e9 * 256 / 255, 256)
     assert roofline.exchange_s(whole, SLICE, 0.0)[0] == pytest.approx(1.0)
+    # Half of them fill one side and half of the other, which is then open: three links.
+    half = Collective("reduce-scatter", 135e9 * 128 / 127, 128)
+    assert roofline.exchange_s(half, SLICE, 0.0)[0] == pytest.approx(1.0)
     # A side of 4 is not closed: one link.
     small = parse_topology("v5e:4x4")
     assert roofline.exchange_s(Collective("all-gather", 45e9 * 4 / 3, 4), small, 0.0)[

@@ -155,7 +155,12 @@ def test_a_chip_that_is_too_small_is_refused_with_what_would_fit(compiled):
 def test_the_grid_has_each_setting_once_and_the_own_first():
     run = run_of()
     found = planning.grid(run, devices.find("here"))
-    assert found[0].remat_policy == run.model.remat_policy and len(found) == len(set(found)) == 13
+    assert found[0].remat_policy == run.model.remat_policy and len(found) == len(set(found)) == 19
     other = train_step.with_setting(run, found[1])
     assert other.batch_tokens == 1024 and other.model.remat_policy == "dots_no_batch"
     assert isinstance(other.model, PrefixLMConfig)
+    # Two copies of the state are tried too, with one way of `tensor`.
+    copies = [setting for setting in found if setting.replica == 2]
+    assert len(copies) == 6 and {setting.tensor for setting in copies} == {1}
+    assert train_step.with_setting(run, copies[0]).mesh.replica == 2
+    assert "mesh replica = 2 (was 1)" in copies[0].words(found[0])

@@ -1,5 +1,6 @@
 """The sweep of plans: its commands, what it keeps of a plan, and the page's table."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -68,6 +69,23 @@ def test_what_the_compiler_refuses_is_a_row_too(tmp_path):
     (folder / "plan.json").write_text("[]")
     row = plan_sweep.numbers(CELL, tmp_path)
     assert not row["fits"] and "| does not fit |" in plan_sweep.table([row])
+
+
+def test_copies_of_the_state_in_a_slice_multiply_those_over_slices():
+    cell = dataclasses.replace(CELL, copies=4)
+    assert "--gin.partitioning.MeshConfig.replica=8" in cell.words
+    assert cell.name == "8b/v5p-4x4x4-slices2/dots_no_batch-6-tensor4-copies4"
+
+
+def test_rows_are_written_beside_those_of_other_cells(tmp_path, monkeypatch):
+    file, other = tmp_path / "scale.json", dataclasses.replace(CELL, rows=3)
+    monkeypatch.setattr(plan_sweep, "CELLS", (CELL, other))
+    row = {"command": CELL.command, "number": 1}
+    with pytest.raises(ValueError, match=r"has no row of 8b/\S+-3-tensor4 yet"):
+        plan_sweep.beside_others([row], file)
+    file.write_text(json.dumps({"rows": [row, {"command": other.command, "number": 2}]}))
+    found = plan_sweep.beside_others([row | {"number": 7}], file)
+    assert [each["number"] for each in found] == [7, 2]
 
 
 def test_a_plan_that_ends_with_an_error_stops_the_sweep(tmp_path, monkeypatch):
