@@ -134,17 +134,36 @@ def _section(result: Result) -> str:
     first = next((row for row in result.rows if row.costs is not None), None)
     if first is not None:
         lines += ["", *_exchanges(first), "", *_slowest(result, first)]
-    if result.topology.loses_rings:
-        lines += [
-            "",
-            "libtpu describes several slices without the closed rings of each, so that gathers over"
-            " a whole slice were compiled as sums, at twice the bytes. On real slices expect the"
-            " exchanges of one slice's plan, and those between slices as counted here.",
-        ]
+    lines += [line for note in _notes(result, first) for line in ("", note)]
     unknown = {name for row in result.rows if row.costs for name in row.costs.unknown}
     if unknown:
         lines += ["", f"Kernels whose products are not known and not counted: {_names(unknown)}."]
     return "\n".join(lines)
+
+
+def _notes(result: Result, row: Row | None) -> list[str]:
+    """What TPU's compiler makes of exchanges over whole slices (docs/scale.md)."""
+    topology, notes = result.topology, []
+    if topology.loses_rings:
+        notes.append(
+            "libtpu describes several slices without the closed rings of each, so that gathers over"
+            " a whole slice are compiled as sums, at twice the bytes. A real slice should exchange"
+            " what the plan for one slice says; groups smaller than a slice are not concerned."
+        )
+    collectives = () if row is None or topology.is_here else row.costs.collectives
+    over_slices = [
+        one.total_bytes
+        for one in collectives
+        if one.kind == "all-reduce" and one.group_size == topology.chips_per_slice
+    ]
+    if sum(over_slices) > 0.1 * sum(one.total_bytes for one in collectives):
+        notes.append(
+            f"{sum(over_slices) / 1e9:.1f} GB are summed over all chips of a slice. If these are"
+            " gradients: TPU's compiler scatters them, at half the bytes, over any part of a slice."
+            f" Try mesh replica = {2 * topology.num_slices} or more, which needs memory for as many"
+            " copies of the state."
+        )
+    return notes
 
 
 def _exchanges(row: Row) -> list[str]:

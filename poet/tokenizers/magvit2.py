@@ -137,13 +137,19 @@ class Magvit2(nn.Module):
     for the first chunk, 1 + 4k frames or any number of latents, and false for those that follow,
     4k frames or any number of latents. The pieces are those of the whole clip, because every layer
     is causal and every norm is of a single frame.
+
+    Attributes:
+      config: Sizes.
+      remat_blocks: A backward pass keeps what enters a residual block or a conditioned norm and
+        computes the rest of it again. Parameters and results are the same.
     """
 
     config: MagvitConfig
+    remat_blocks: bool = False
 
     def setup(self):
-        self.encoder = Encoder(self.config)
-        self.decoder = Decoder(self.config)
+        self.encoder = Encoder(self.config, self.remat_blocks)
+        self.decoder = Decoder(self.config, self.remat_blocks)
 
     def __call__(
         self, video: Float[Array, "B T Y X 3"], hardness: Float[Array, ""] | None = None
@@ -185,18 +191,24 @@ class Encoder(nn.Module):
     """[B, T, Y, X, 3] in [0, 1] -> [B, 1 + (T - 1) / 4, Y / 8, X / 8, D]."""
 
     config: MagvitConfig
+    remat_blocks: bool = False
 
     @nn.compact
     def __call__(self, video: Float[Array, "B T Y X 3"]) -> Float[Array, "B t h w D"]:
         config = self.config
+
+        def stage_of(channels: int, name: str) -> ResidualStage:
+            over = config.encoder_norm
+            return ResidualStage(config, channels, over, self.remat_blocks, name=name)
+
         # The model's own range is [-1, 1]: the grey of an unlit network is mid-way.
         x = CausalConv3d(config.channels[0], use_bias=False, name="conv_in")(2.0 * video - 1.0)
         kernel = (config.strided_kernel,) * 3
         for stage, channels in enumerate(config.channels):
-            x = ResidualStage(config, channels, config.encoder_norm, name=f"stage_{stage}")(x)
+            x = stage_of(channels, f"stage_{stage}")(x)
             if stage < len(DOWN_STRIDES):
                 x = CausalConv3d(channels, kernel, DOWN_STRIDES[stage], name=f"down_{stage}")(x)
-        x = ResidualStage(config, config.channels[-1], config.encoder_norm, name="bottleneck")(x)
+        x = stage_of(config.channels[-1], "bottleneck")(x)
         x = nn.swish(FrameGroupNorm(config.norm_groups, config.encoder_norm, name="norm_out")(x))
         return CausalConv3d(config.quantizer.num_channels, (1, 1, 1), name="conv_out")(x)
 
@@ -205,28 +217,36 @@ class Decoder(nn.Module):
     """[B, t, h, w, D] in [-1, 1] -> [B, 1 + 4 (t - 1), 8 h, 8 w, 3], about [0, 1]."""
 
     config: MagvitConfig
+    remat_blocks: bool = False
 
     @nn.compact
     def __call__(
         self, quantized: Float[Array, "B t h w D"], is_start: bool = True
     ) -> Float[Array, "B T Y X 3"]:
-        config = self.config
+        config, groups = self.config, self.config.norm_groups
         channels = config.channels[::-1]
+        # Arguments 3 and 4 of its call, counted with the module, are not arrays.
+        condition = _remat(AdaptiveGroupNorm, self.remat_blocks, static_argnums=(3, 4))
+
+        def stage_of(channels: int, name: str) -> ResidualStage:
+            return ResidualStage(config, channels, remat_blocks=self.remat_blocks, name=name)
+
         x = CausalConv3d(channels[0], name="conv_in")(quantized)
-        x = ResidualStage(config, channels[0], name="bottleneck")(x)
+        x = stage_of(channels[0], "bottleneck")(x)
         stretch = (1, 1, 1)
-        x = AdaptiveGroupNorm(config.norm_groups, name="condition_0")(
-            x, quantized, stretch, is_start
-        )
-        x = ResidualStage(config, channels[0], name="stage_0")(x)
+        x = condition(groups, name="condition_0")(x, quantized, stretch, is_start)
+        x = stage_of(channels[0], "stage_0")(x)
         for stage, strides in enumerate(DOWN_STRIDES[::-1], start=1):
             x = Upsample(strides, name=f"up_{stage}")(x, is_start)
             stretch = tuple(a * b for a, b in zip(stretch, strides, strict=True))
-            norm = AdaptiveGroupNorm(config.norm_groups, name=f"condition_{stage}")
-            x = norm(x, quantized, stretch, is_start)
-            x = ResidualStage(config, channels[stage], name=f"stage_{stage}")(x)
-        x = nn.swish(FrameGroupNorm(config.norm_groups, name="norm_out")(x))
+            x = condition(groups, name=f"condition_{stage}")(x, quantized, stretch, is_start)
+            x = stage_of(channels[stage], f"stage_{stage}")(x)
+        x = nn.swish(FrameGroupNorm(groups, name="norm_out")(x))
         return 0.5 * (CausalConv3d(3, name="conv_out")(x) + 1.0)
+
+
+def _remat(module: type[nn.Module], wanted: bool, **how) -> type[nn.Module]:
+    return nn.remat(module, **how) if wanted else module
 
 
 class ResidualStage(nn.Module):
@@ -235,13 +255,15 @@ class ResidualStage(nn.Module):
     config: MagvitConfig
     num_channels: int
     norm_over: str = "frame"
+    remat_blocks: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X _"]:
         num_groups = self.config.norm_groups
+        residual = _remat(ResidualBlock, self.remat_blocks)
         for block in range(self.config.blocks_per_stage):
             name = f"block_{block}"
-            x = ResidualBlock(self.num_channels, num_groups, self.norm_over, name=name)(x)
+            x = residual(self.num_channels, num_groups, self.norm_over, name=name)(x)
         return x
 
 

@@ -9,7 +9,8 @@ import tiny_lm
 from poet.data.groups import Curriculum
 from poet.models.config import PrefixLMConfig
 from poet.plan import devices, hlo, measure, planning, report, train_step
-from poet.plan.chips import CHIPS
+from poet.plan.chips import CHIPS, parse_topology
+from poet.plan.exchanges import Collective
 from poet.plan.measure import Compiler, Result
 from poet.plan.roofline import CALIBRATED
 from poet.plan.sizes import TokenSizes
@@ -118,6 +119,27 @@ def test_a_kernel_that_is_not_known_is_named(compiled):
     strange = dataclasses.replace(row, costs=dataclasses.replace(row.costs, unknown=("b", "a")))
     text = report.to_markdown([dataclasses.replace(result, rows=(strange,))])
     assert "Kernels whose products are not known and not counted: a, b." in text
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "group", "words"),
+    [
+        ("v5p:4x4x4", "all-reduce", 64, ["3.0 GB are summed", "Try mesh replica = 2 or more"]),
+        ("v5p:4x4x4", "all-reduce", 16, []),
+        ("v5p:4x4x4", "reduce-scatter", 64, []),
+        ("v5e:16x16@2", "all-reduce", 256, ["Try mesh replica = 4 or more"]),
+        ("v5p:4x4x4@2", "reduce-scatter", 64, ["without the closed rings"]),
+        ("v5p:2x4x4@2", "reduce-scatter", 64, []),
+    ],
+)
+def test_exchanges_over_whole_slices_are_remarked_on(compiled, name, kind, group, words):
+    result, _ = compiled
+    (row,) = result.rows
+    exchanges = (Collective(kind, 1e9, group, times=3.0), Collective("all-gather", 1e9, 64))
+    row = dataclasses.replace(row, costs=dataclasses.replace(row.costs, collectives=exchanges))
+    topology = parse_topology(name)
+    notes = report._notes(dataclasses.replace(result, topology=topology), row)
+    assert len(notes) == bool(words) and all(word in " ".join(notes) for word in words)
 
 
 def test_no_large_array_is_on_every_chip(compiled):

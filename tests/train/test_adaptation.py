@@ -90,6 +90,20 @@ def test_a_fresh_run_begins_with_the_parameters(raster, small_dataset, tmp_path)
     assert len(jax.tree.leaves(got.params)[0].sharding.device_set) == 4
 
 
+@pytest.mark.slow
+def test_a_run_with_8_bit_products_begins_with_plain_parameters(raster, small_dataset, tmp_path):
+    """Names and shapes are the same; the first loss is near that of plain products, not equal."""
+    pytest.importorskip("qwix", reason='qwix is not installed: pip install "poet[quant]"')
+    first = {}
+    for matmuls in ("plain", "int8"):
+        model = dataclasses.replace(tiny_lm.TRAINED, matmuls=matmuls)
+        more = {"init_from": str(raster[1]), "optimizer": STILL, "model": model}
+        got = lm.train(make_run(tmp_path / matmuls, small_dataset, num_steps=1, **more))
+        jax.tree.map(np.testing.assert_array_equal, got.params, raster[0])
+        (first[matmuls],) = losses(tmp_path / matmuls)
+    assert 0 < abs(first["int8"] / first["plain"] - 1) < 0.02, first
+
+
 def test_the_loss_falls_in_the_other_order(adapted, raster):
     got = losses(adapted[1])
     assert len(got) == 4 and got[-1] < got[0] < losses(raster[1])[0]

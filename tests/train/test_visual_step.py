@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from poet.tokenizers.discriminator import DiscriminatorConfig
-from poet.tokenizers.magvit2 import MagvitConfig
+from poet.tokenizers.magvit2 import Magvit2, MagvitConfig
 from poet.tokenizers.perceptual import PerceptualConfig
 from poet.tokenizers.quantizers.lfq import LfqLossConfig
 from poet.train import compiling, visual_step
@@ -89,6 +89,33 @@ def test_bfloat16_is_near_float32_and_keeps_its_gradients_in_float32(exact):
     left, right = (jax.flatten_util.ravel_pytree(side[0]["params"])[0] for side in (exact, rounded))
     assert right.dtype == jnp.float32
     assert jnp.vdot(left, right) > 0.97 * jnp.linalg.norm(left) * jnp.linalg.norm(right)
+
+
+@pytest.mark.slow
+def test_blocks_computed_again_give_the_same_gradients(exact):
+    again = gradients(dataclasses.replace(LOSSES, remat_blocks=True))
+    left, right = (jax.flatten_util.ravel_pytree(side[0]["params"])[0] for side in (exact, again))
+    np.testing.assert_allclose(right, left, rtol=1e-4, atol=1e-5 * float(jnp.abs(left).max()))
+    np.testing.assert_allclose(again[1]["loss"], exact[1]["loss"], rtol=1e-5)
+
+
+def test_less_is_kept_where_blocks_are_computed_again():
+    """What a backward pass reads, besides parameters and clip; nothing is compiled."""
+    video = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
+
+    def kept_bytes(remat_blocks):
+        model = Magvit2(MODEL, remat_blocks)
+        params = jax.eval_shape(model.init, jax.random.key(0), video)
+
+        def backward(params, video):
+            return jax.vjp(lambda params: model.apply(params, video)[0], params)[1]
+
+        arrays = jax.tree.leaves(jax.eval_shape(backward, params, video))
+        return params, sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
+
+    (params, everything), (again, less) = kept_bytes(False), kept_bytes(True)
+    assert jax.tree.structure(params) == jax.tree.structure(again)
+    assert less < 0.5 * everything, (less, everything)
 
 
 def test_other_types_are_refused():
