@@ -47,8 +47,8 @@ class Cell:
       large_tiles: Whether the loss keeps its logits (gin/models/large_tiles.gin).
       tensor: Ways of the mesh's axis.
       task: The only group; "" plans the whole pretraining mixture.
-      copies: Of the state in each slice. With one, gradients are summed over all chips of a slice
-        instead of scattered.
+      copies: Of the state in each slice. TPU's compiler scatters gradients over small groups of
+        chips only, and sums them over larger ones.
     """
 
     model: str
@@ -106,6 +106,7 @@ CELLS = (
     Cell(model="300m", topology="v6e:4x4", rows=12, policy="dots_no_batch"),
     Cell(model="1b", topology="v5e:4x4", rows=6, policy="full"),
     Cell(model="1b", topology="v5e:16x16", rows=6, policy="full"),
+    Cell(model="1b", topology="v5e:16x16", rows=6, policy="full", copies=4),
     Cell(model="1b", topology="v5p:2x2x4", rows=6, **_V5P),
     Cell(model="1b", topology="v5p:4x4x4", rows=6, **_V5P),
     Cell(model="1b", topology="v6e:4x4", rows=12, policy="dots_no_batch"),
@@ -120,10 +121,10 @@ CELLS = (
     Cell(model="8b", topology="v5p:4x4x4", rows=6, **_V5P),
     Cell(model="8b", topology="v5p:4x4x4", rows=6, copies=4, **_V5P),
     Cell(model="8b", topology="v5p:8x8x4", rows=6, **_V5P),
-    Cell(model="8b", topology="v5p:8x8x4", rows=6, copies=4, **_V5P),
+    Cell(model="8b", topology="v5p:8x8x4", rows=6, copies=8, **_V5P),
     Cell(model="8b", topology="v5p:8x8x8", rows=6, **_V5P),
     Cell(model="8b", topology="v5p:16x16x16", rows=6, **_V5P),
-    Cell(model="8b", topology="v5p:16x16x16", rows=6, copies=16, **_V5P),
+    Cell(model="8b", topology="v5p:16x16x16", rows=6, copies=128, **_V5P),
     Cell(model="8b", topology="v6e:8x8", rows=12, policy="full"),
     Cell(model="8b", topology="v6e:16x16", rows=12, policy="full"),
     Cell(model="8b", topology="v6e:16x16", rows=12, policy="full", copies=2),

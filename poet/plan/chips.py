@@ -54,6 +54,14 @@ class Topology:
         is_torus = len(self.shape) == 3 and all(s % self.chip.wraps_at == 0 for s in self.shape)
         return self.num_slices > 1 and is_torus
 
+    @property
+    def scattering_copies(self) -> int:
+        """Copies of the state in a slice, the fewest with which gradients are scattered."""
+        sizes = [2**k for k in range(1, 13) if self.chips_per_slice % 2**k == 0]
+        most = min(self.chip.scatters_over, self.chips_per_slice // 2)
+        group = max((size for size in sizes if size <= most), default=self.chips_per_slice)
+        return self.chips_per_slice // group
+
     def larger(self) -> "Topology | None":
         """Twice the chips: the shortest side doubled; None if no slice is so large."""
         sides = list(self.shape)

@@ -164,8 +164,8 @@ def search(
 ) -> tuple[Outcome, list[tuple[Setting, Result | None]]]:
     """The best of a small grid: (its outcome, every setting with what was found or None).
 
-    Half, equal and double batch, policies that keep more and less, twice the copies of the state,
-    whose gradients TPU's compiler scatters (docs/scale.md), and tensor 1 and 4; of each the most
+    Half, equal and double batch, policies that keep more and less, copies of the state with which
+    TPU's compiler scatters gradients (docs/scale.md), and tensor 1 and 4; of each the most
     frequent and the longest group are compiled. A setting that the estimate rules out after
     the first result is not compiled.
     """
@@ -203,7 +203,8 @@ def grid(run: LMRun, topology: Topology) -> list[Setting]:
         replica=run.mesh.replica,
     )
     found = [own]
-    for replica, tensor in ((own.replica, 1), (2 * own.replica, 1), (own.replica, 4)):
+    copies = topology.num_slices * topology.scattering_copies
+    for replica, tensor in ((own.replica, 1), (copies, 1), (own.replica, 4)):
         for policy in ("dots_no_batch", "full"):
             for factor in (0.5, 1, 2):
                 tokens = int(run.batch_tokens * factor)

@@ -151,17 +151,18 @@ def _notes(result: Result, row: Row | None) -> list[str]:
             " what the plan for one slice says; groups smaller than a slice are not concerned."
         )
     collectives = () if row is None or topology.is_here else row.costs.collectives
-    over_slices = [
+    copies = topology.num_slices * topology.scattering_copies
+    largest = topology.num_chips // copies
+    summed = [
         one.total_bytes
         for one in collectives
-        if one.kind == "all-reduce" and one.group_size == topology.chips_per_slice
+        if one.kind == "all-reduce" and one.group_size // one.num_slices > largest
     ]
-    if sum(over_slices) > 0.1 * sum(one.total_bytes for one in collectives):
+    if sum(summed) > 0.1 * sum(one.total_bytes for one in collectives):
         notes.append(
-            f"{sum(over_slices) / 1e9:.1f} GB are summed over all chips of a slice. If these are"
-            " gradients: TPU's compiler scatters them, at half the bytes, over any part of a slice."
-            f" Try mesh replica = {2 * topology.num_slices} or more, which needs memory for as many"
-            " copies of the state."
+            f"{sum(summed) / 1e9:.1f} GB are summed over more than {largest} chips. If these are"
+            " gradients: TPU's compiler scatters them, at half the bytes, over smaller groups."
+            f" Try mesh replica = {copies}, which needs memory for as many copies of the state."
         )
     return notes
 

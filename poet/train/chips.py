@@ -28,6 +28,8 @@ class Chip:
       largest: Sides of the largest slice; () where chips come in no slices.
       wraps_at: A side of a slice that is a multiple of this is closed to a ring.
       dcn_bytes_per_s: Share of a chip in the network between slices.
+      scatters_over: Chips of the largest group, a part of a slice, over which TPU's compiler was
+        seen to scatter (libtpu 0.0.42); over larger ones it sums, at twice the bytes.
       matrix_dim: Side of the matrix unit; narrower operands leave part of it idle.
       source: Where the numbers are from.
     """
@@ -41,6 +43,7 @@ class Chip:
     largest: tuple[int, ...] = ()
     wraps_at: int = 1
     dcn_bytes_per_s: float = 0.0
+    scatters_over: int = 0
     matrix_dim: int = 128
     source: str = ""
 
@@ -58,6 +61,7 @@ CHIPS = {
             largest=(16, 16, 16),
             wraps_at=4,
             dcn_bytes_per_s=3.1e9,
+            scatters_over=32,
             source="A, B; usable memory by analogy with C",
         ),
         Chip(
@@ -70,6 +74,7 @@ CHIPS = {
             largest=(16, 16),
             wraps_at=16,
             dcn_bytes_per_s=3.1e9,
+            scatters_over=64,
             source="A, B, C",
         ),
         Chip(
@@ -82,6 +87,7 @@ CHIPS = {
             largest=(16, 16, 24),
             wraps_at=4,
             dcn_bytes_per_s=6.25e9,
+            scatters_over=32,
             source="A, B, C",
         ),
         Chip(
@@ -94,6 +100,7 @@ CHIPS = {
             largest=(16, 16),
             wraps_at=16,
             dcn_bytes_per_s=12.5e9,
+            scatters_over=128,
             matrix_dim=256,
             source="A, B, C",
         ),

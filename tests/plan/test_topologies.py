@@ -20,6 +20,22 @@ def test_the_shortest_side_grows():
     assert parse_topology("v5p:16x16x16").larger() is None
 
 
+def test_copies_of_the_state_are_as_few_as_let_gradients_be_scattered():
+    found = {
+        name: parse_topology(name).scattering_copies
+        for name in ("v5p:4x4x4", "v5p:8x8x4", "v5e:4x4", "v5e:16x16", "v6e:16x16", "v6e:2x2")
+    }
+    # Groups of 32, 32, 8, 64, 128 and 2 chips: no more than was seen, and less than a slice.
+    assert list(found.values()) == [2, 8, 2, 4, 2, 2]
+    assert parse_topology("v6e:16x16@4").scattering_copies == 2, "of each slice"
+
+
+def test_slices_of_closed_rings_are_described_without_them():
+    assert parse_topology("v5p:4x4x4@2").loses_rings
+    for name in ("v5p:4x4x4", "v5p:2x4x4@2", "v5e:16x16@2"):
+        assert not parse_topology(name).loses_rings
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -124,15 +124,22 @@ def test_a_kernel_that_is_not_known_is_named(compiled):
 @pytest.mark.parametrize(
     ("name", "kind", "group", "words"),
     [
-        ("v5p:4x4x4", "all-reduce", 64, ["3.0 GB are summed", "Try mesh replica = 2 or more"]),
+        (
+            "v5p:4x4x4",
+            "all-reduce",
+            64,
+            ["summed over more than 32 chips", "replica = 2"],
+        ),
         ("v5p:4x4x4", "all-reduce", 16, []),
+        ("v5p:8x8x4", "all-reduce", 64, ["Try mesh replica = 8, which"]),
+        ("v6e:16x16", "all-reduce", 256, ["Try mesh replica = 2, which"]),
         ("v5p:4x4x4", "reduce-scatter", 64, []),
-        ("v5e:16x16@2", "all-reduce", 256, ["Try mesh replica = 4 or more"]),
+        ("v5e:16x16@2", "all-reduce", 256, ["Try mesh replica = 8, which"]),
         ("v5p:4x4x4@2", "reduce-scatter", 64, ["without the closed rings"]),
         ("v5p:2x4x4@2", "reduce-scatter", 64, []),
     ],
 )
-def test_exchanges_over_whole_slices_are_remarked_on(compiled, name, kind, group, words):
+def test_exchanges_over_large_groups_are_remarked_on(compiled, name, kind, group, words):
     result, _ = compiled
     (row,) = result.rows
     exchanges = (Collective(kind, 1e9, group, times=3.0), Collective("all-gather", 1e9, 64))
@@ -177,12 +184,14 @@ def test_a_chip_that_is_too_small_is_refused_with_what_would_fit(compiled):
 def test_the_grid_has_each_setting_once_and_the_own_first():
     run = run_of()
     found = planning.grid(run, devices.find("here"))
-    assert found[0].remat_policy == run.model.remat_policy and len(found) == len(set(found)) == 19
+    assert found[0].remat_policy == run.model.remat_policy and len(found) == len(set(found)) == 13
     other = train_step.with_setting(run, found[1])
     assert other.batch_tokens == 1024 and other.model.remat_policy == "dots_no_batch"
     assert isinstance(other.model, PrefixLMConfig)
-    # Two copies of the state are tried too, with one way of `tensor`.
-    copies = [setting for setting in found if setting.replica == 2]
-    assert len(copies) == 6 and {setting.tensor for setting in copies} == {1}
-    assert train_step.with_setting(run, copies[0]).mesh.replica == 2
-    assert "mesh replica = 2 (was 1)" in copies[0].words(found[0])
+    # On TPU copies of the state are tried too, with one way of `tensor`.
+    found = planning.grid(run, parse_topology("v5p:8x8x4@2"))
+    copies = [setting for setting in found if setting.replica == 16]
+    assert len(found) == 19 and len(copies) == 6
+    assert {setting.tensor for setting in copies} == {1}
+    assert train_step.with_setting(run, copies[0]).mesh.replica == 16
+    assert "mesh replica = 16 (was 1)" in copies[0].words(found[0])

@@ -1,6 +1,7 @@
 """The visual tokenizer's training on meshes: the numbers of one device."""
 
 import functools
+import re
 
 import jax
 import mesh_programs
@@ -39,6 +40,17 @@ FAST = {"xla_backend_optimization_level": 0}
 EIGHT = [(8, 1, 1, 1), (1, 8, 1, 1), (2, 4, 1, 1), (1, 2, 2, 2)]
 
 
+def compiler_of(mesh, shape):
+    """(compiles of a step's halves by name, shapes of its state) for images on a mesh."""
+    _, shapes, shard = begun(mesh)
+    sharded = jax.tree.map(compiling.with_sharding, shapes, shard(shapes))
+    rows = compiling.with_sharding(
+        jax.ShapeDtypeStruct(shape, np.uint8), partitioning.batch_sharding(mesh)
+    )
+    step = visual_step.make_step(MODEL, LOSSES, TX)
+    return compiling.step_compiles(step, sharded, {"images": rows}, shard, FAST), shapes
+
+
 def begun(mesh):
     """(init, shapes of the state, tree of shapes -> shardings) of a run on a mesh."""
     init = functools.partial(
@@ -50,15 +62,9 @@ def begun(mesh):
 
 def trained(mesh):
     """{"0/loss": ...} measures of every step on `mesh`, and {"a/b/c": gradient} of the first."""
-    init, shapes, shard = begun(mesh)
-    sharded = jax.tree.map(compiling.with_sharding, shapes, shard(shapes))
-    rows = compiling.with_sharding(
-        jax.ShapeDtypeStruct(SHAPE, np.uint8), partitioning.batch_sharding(mesh)
-    )
-    step = visual_step.make_step(MODEL, LOSSES, TX)
-    compiler = compiling.BackgroundCompiler(
-        compiling.step_compiles(step, sharded, {"images": rows}, shard, FAST)
-    )
+    init, _, shard = begun(mesh)
+    compiles, shapes = compiler_of(mesh, SHAPE)
+    compiler = compiling.BackgroundCompiler(compiles)
     run, key = compiling.compiled_step(compiler, "images"), jax.random.key(0)
     state = compiling.run_once(init, key, out_shardings=shard(shapes))
     seen, first = {}, {}
@@ -94,6 +100,20 @@ def test_eight_devices_give_losses_and_gradients_of_one():
         assert f"{NUM_STEPS - 1}/discriminator" in measures and len(gradients) > 10
         for off in (gradients, measures):
             assert max(off.values()) < 1e-5, (shape, sorted(off.items(), key=lambda x: -x[1])[:5])
+
+
+@pytest.mark.slow
+def test_parameters_are_exchanged_not_what_they_multiply():
+    """Left to the partitioner this step has 187 all-to-alls and 38 sums, of rows and of parts."""
+    mesh = partitioning.make_mesh(MeshConfig())
+    compiles, shapes = compiler_of(mesh, (mesh.size, *SHAPE[1:]))
+    text = compiles["gradients/images"]().as_text()
+    assert " all-to-all(" not in text
+    gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", text)
+    sizes = {",".join(map(str, leaf.shape)) for leaf in jax.tree.leaves(shapes) if leaf.ndim > 1}
+    kernels = [dims for dims in gathered if dims.count(",") > 1]
+    assert len(kernels) > 20 and set(kernels) <= sizes
+    assert len(re.findall(r" all-reduce\(", text)) < 8
 
 
 def test_parameters_moments_and_discriminators_are_split():
