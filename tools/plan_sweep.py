@@ -109,6 +109,7 @@ CELLS = (
     Cell(model="1b", topology="v5e:16x16", rows=6, policy="full", copies=4),
     Cell(model="1b", topology="v5p:2x2x4", rows=6, **_V5P),
     Cell(model="1b", topology="v5p:4x4x4", rows=6, **_V5P),
+    Cell(model="1b", topology="v5p:4x4x4", rows=6, copies=4, **_V5P),
     Cell(model="1b", topology="v6e:4x4", rows=12, policy="dots_no_batch"),
     Cell(model="1b", topology="v6e:16x16", rows=12, policy="dots_no_batch"),
     Cell(model="1b", topology="v6e:16x16", rows=12, policy="dots_no_batch", copies=2),
@@ -116,7 +117,6 @@ CELLS = (
     Cell(model="8b", topology="v5e:8x8", rows=3, policy="full", tensor=4),
     Cell(model="8b", topology="v5e:16x16", rows=6, policy="full"),
     Cell(model="8b", topology="v5e:16x16", rows=4, policy="full", tensor=4),
-    Cell(model="1b", topology="v5p:4x4x4", rows=6, copies=4, **_V5P),
     Cell(model="8b", topology="v5p:2x2x4", rows=6, **_V5P),
     Cell(model="8b", topology="v5p:4x4x4", rows=6, **_V5P),
     Cell(model="8b", topology="v5p:4x4x4", rows=6, copies=4, **_V5P),
@@ -173,7 +173,7 @@ def beside_others(rows: Sequence[dict[str, Any]], file: Path) -> list[dict[str, 
       ValueError: a cell is in neither.
     """
     before = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
-    known = {row["command"]: row for row in [*before, *rows]}
+    known = {row["command"]: {"copies": 1} | row for row in [*before, *rows]}
     commands = {cell.name: cell.command for cell in CELLS}
     missing = [name for name, command in commands.items() if command not in known]
     if missing:

@@ -163,12 +163,13 @@ def proposals(setting: Setting, memory: Memory, num_heads: int, smallest: int) -
     weaker = list(KEPT)[list(KEPT).index(setting.remat_policy) + 1 :]
     found = [dataclasses.replace(setting, remat_policy=name) for name in reversed(weaker)]
     batches = _smaller_batches(setting, smallest)
-    found += batches[:1]
-    found += [
+    tensors = [
         dataclasses.replace(setting, tensor=setting.tensor * ways)
         for ways in (2, 4)
         if num_heads % (setting.tensor * ways) == 0
     ]
+    # The first policy keeps least: where that does not fit after all, the others do not either.
+    found[1:1] = [*batches[:1], *tensors]
     found += batches[1:]
     if weaker:
         full = dataclasses.replace(setting, remat_policy="full")
@@ -197,7 +198,10 @@ def estimate(setting: Setting, before: Setting, memory: Memory) -> float:
     # `tensor` splits the gathered head and the widest activations, but not the residual stream of
     # the rows, of which a device then has more: 0.56 to 0.97 was seen for four ways.
     kept *= 0.9 ** math.log2(setting.tensor / before.tensor)
-    state = (memory.resident + memory.outputs) * setting.replica / before.replica
+    # -1 stands for what the other axes leave.
+    is_known = min(setting.replica, before.replica) > 0
+    copies = setting.replica / before.replica if is_known else 1.0
+    state = (memory.resident + memory.outputs) * copies
     return state / chips + memory.code + (memory.arguments + memory.temporaries * kept) * tokens
 
 

@@ -203,7 +203,10 @@ def grid(run: LMRun, topology: Topology) -> list[Setting]:
         replica=run.mesh.replica,
     )
     found = [own]
-    copies = topology.num_slices * topology.scattering_copies
+    # Where `fsdp` is a number, the mesh has no room for other copies than its own.
+    copies = (
+        topology.num_slices * topology.scattering_copies if run.mesh.fsdp == -1 else own.replica
+    )
     for replica, tensor in ((own.replica, 1), (copies, 1), (own.replica, 4)):
         for policy in ("dots_no_batch", "full"):
             for factor in (0.5, 1, 2):

@@ -152,17 +152,20 @@ def _notes(result: Result, row: Row | None) -> list[str]:
         )
     collectives = () if row is None or topology.is_here else row.costs.collectives
     copies = topology.num_slices * topology.scattering_copies
+    # Only training has gradients, and with so many copies already it has done what can be done.
+    is_asked = "step" not in result.facts and result.facts["mesh"].get("replica", 1) < copies
     largest = topology.num_chips // copies
     summed = [
         one.total_bytes
         for one in collectives
         if one.kind == "all-reduce" and one.group_size // one.num_slices > largest
     ]
-    if sum(summed) > 0.1 * sum(one.total_bytes for one in collectives):
+    if is_asked and sum(summed) > 0.1 * sum(one.total_bytes for one in collectives):
         notes.append(
             f"{sum(summed) / 1e9:.1f} GB are summed over more than {largest} chips. If these are"
-            " gradients: TPU's compiler scatters them, at half the bytes, over smaller groups."
-            f" Try mesh replica = {copies}, which needs memory for as many copies of the state."
+            " gradients: TPU's compiler scatters most of them, at half the bytes, over smaller"
+            f" groups. Try mesh replica = {copies}, which needs memory for as many copies of the"
+            " state."
         )
     return notes
 

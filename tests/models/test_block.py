@@ -17,8 +17,8 @@ from poet.models.config import REMAT_POLICIES
 from poet.train.partitioning import RULES
 
 LENGTH, PREFIX = 12, 5
-# Two key heads for four query heads: on four devices each is needed by two of them.
 KERNELS = ("query", "key", "value", "out", "gate", "up", "down")
+# Two key heads for four query heads: on four devices each is needed by two of them.
 BLOCK = Block(BlockConfig(d_model=8, num_heads=4, num_kv_heads=2, head_dim=4, mlp_dim=8))
 
 
@@ -69,8 +69,8 @@ def products_of_backward(policy):
     return counts
 
 
-def test_a_policy_forms_the_wide_products_again_and_no_others():
-    """Two products a kernel are gradients; a third is its result, formed again."""
+def test_a_policy_forms_the_wide_products_of_a_layer_again():
+    """Of products with weights: two a kernel are gradients, a third is its result, formed again."""
     kept, narrow, full = map(products_of_backward, ("dots", "dots_except_widening", "full"))
     assert {name: kept[name] for name in KERNELS} == dict.fromkeys(KERNELS, 2)
     wide = {"gate", "up"}

@@ -51,10 +51,11 @@ def test_the_nearest_settings_come_first():
     found = memory.proposals(OWN, NEEDS, num_heads=8, smallest=1024)
     assert found[0] == dataclasses.replace(OWN, remat_policy="full")
     assert found[0].words(OWN) == "remat_policy = 'full' (was 'dots_no_batch')"
-    assert found[1] == dataclasses.replace(OWN, remat_policy="attention")
-    assert found[2] == dataclasses.replace(OWN, remat_policy="dots_except_widening")
-    assert found[3] == dataclasses.replace(OWN, batch_tokens=32_768)
-    assert found[3].words(OWN) == "BATCH_TOKENS = 32,768 (was 65,536)"
+    # Where `full` does not fit, other policies do not: what helps differently comes first.
+    assert found[1] == dataclasses.replace(OWN, batch_tokens=32_768)
+    assert found[1].words(OWN) == "BATCH_TOKENS = 32,768 (was 65,536)"
+    policies = [each.remat_policy for each in found if each.batch_tokens == 65_536]
+    assert {"attention", "dots_except_widening"} <= set(policies)
     # A larger slice has less state and fewer tokens on each chip.
     assert any(each.topology.name == "v5e:4x8" for each in found)
     assert all(memory.estimate(each, OWN, NEEDS) <= SLICE.chip.hbm_bytes for each in found)

@@ -144,9 +144,13 @@ def test_exchanges_over_large_groups_are_remarked_on(compiled, name, kind, group
     (row,) = result.rows
     exchanges = (Collective(kind, 1e9, group, times=3.0), Collective("all-gather", 1e9, 64))
     row = dataclasses.replace(row, costs=dataclasses.replace(row.costs, collectives=exchanges))
-    topology = parse_topology(name)
-    notes = report._notes(dataclasses.replace(result, topology=topology), row)
+    result = dataclasses.replace(result, topology=parse_topology(name))
+    notes = report._notes(result, row)
     assert len(notes) == bool(words) and all(word in " ".join(notes) for word in words)
+    # A mesh that has the copies, or decoding, which has no gradients, is not told to take them.
+    for more in ({"mesh": {"replica": 16}}, {"step": "decode poet_text_to_video"}):
+        told = report._notes(dataclasses.replace(result, facts=result.facts | more), row)
+        assert not any("replica" in note for note in told)
 
 
 def test_no_large_array_is_on_every_chip(compiled):

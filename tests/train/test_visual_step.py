@@ -100,7 +100,7 @@ def test_blocks_computed_again_give_the_same_gradients(exact):
 
 
 def test_less_is_kept_where_blocks_are_computed_again():
-    """What a backward pass reads, besides parameters and clip; nothing is compiled."""
+    """What a backward pass reads, parameters and clip included; nothing is compiled."""
     video = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
 
     def kept_bytes(remat_blocks):
