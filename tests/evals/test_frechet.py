@@ -170,7 +170,9 @@ def test_toy_features_are_fixed_and_see_noise_grow():
     pictures = np.random.default_rng(0).random((40, 8, 8, 3)).astype(np.float32)
     features = frechet.toy_features(pictures, num_features=5)
     assert features.shape == (40, 5)
-    np.testing.assert_array_equal(features[:3], frechet.toy_features(pictures[:3], 5))
+    np.testing.assert_array_equal(features, frechet.toy_features(pictures, 5))
+    # To rounding only: which of its products numpy's library takes depends on rows and processor.
+    np.testing.assert_allclose(features[:3], frechet.toy_features(pictures[:3], 5), atol=1e-13)
     noise = np.random.default_rng(1).standard_normal(pictures.shape).astype(np.float32)
     distances = [
         frechet.frechet_distance(features, frechet.toy_features(pictures + scale * noise, 5))
