@@ -46,7 +46,7 @@ class Topology:
 
     @property
     def loses_rings(self) -> bool:
-        """Whether libtpu describes it without rings that its slices have.
+        """Whether libtpu seems to describe it without rings that its slices have.
 
         Seen with libtpu 0.0.42: the program for v5p:4x4x4@2 gathers as the one for v5p:4x4x4 does
         when that is described as open; slices of two dimensions, or with an open side, do not.
@@ -56,7 +56,10 @@ class Topology:
 
     @property
     def scattering_copies(self) -> int:
-        """Copies of the state in a slice, the fewest with which gradients are scattered."""
+        """Copies of the state in a slice, the fewest that keep `fsdp` within `scatters_over`.
+
+        The smallest slices scatter as a whole too; they are not told apart here.
+        """
         sizes = [2**k for k in range(1, 13) if self.chips_per_slice % 2**k == 0]
         most = min(self.chip.scatters_over, self.chips_per_slice // 2)
         group = max((size for size in sizes if size <= most), default=self.chips_per_slice)

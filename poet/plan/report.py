@@ -146,8 +146,8 @@ def _notes(result: Result, row: Row | None) -> list[str]:
     topology, notes = result.topology, []
     if topology.loses_rings:
         notes.append(
-            "libtpu describes several slices without the closed rings of each, so that gathers over"
-            " a whole slice are compiled as sums, at twice the bytes. A real slice should exchange"
+            "libtpu seems to describe several slices without the closed rings of each: gathers over"
+            " a whole slice are compiled as sums, at twice the bytes. If so, a real slice exchanges"
             " what the plan for one slice says; groups smaller than a slice are not concerned."
         )
     collectives = () if row is None or topology.is_here else row.costs.collectives
