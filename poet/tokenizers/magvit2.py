@@ -10,6 +10,7 @@ D channels of a latent (bits of LFQ).
 """
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -196,19 +197,16 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, video: Float[Array, "B T Y X 3"]) -> Float[Array, "B t h w D"]:
         config = self.config
-
-        def stage_of(channels: int, name: str) -> ResidualStage:
-            over = config.encoder_norm
-            return ResidualStage(config, channels, over, self.remat_blocks, name=name)
-
+        how = {"norm_over": config.encoder_norm, "remat_blocks": self.remat_blocks}
+        stage_of = functools.partial(ResidualStage, config, **how)
         # The model's own range is [-1, 1]: the grey of an unlit network is mid-way.
         x = CausalConv3d(config.channels[0], use_bias=False, name="conv_in")(2.0 * video - 1.0)
         kernel = (config.strided_kernel,) * 3
         for stage, channels in enumerate(config.channels):
-            x = stage_of(channels, f"stage_{stage}")(x)
+            x = stage_of(channels, name=f"stage_{stage}")(x)
             if stage < len(DOWN_STRIDES):
                 x = CausalConv3d(channels, kernel, DOWN_STRIDES[stage], name=f"down_{stage}")(x)
-        x = stage_of(config.channels[-1], "bottleneck")(x)
+        x = stage_of(config.channels[-1], name="bottleneck")(x)
         x = nn.swish(FrameGroupNorm(config.norm_groups, config.encoder_norm, name="norm_out")(x))
         return CausalConv3d(config.quantizer.num_channels, (1, 1, 1), name="conv_out")(x)
 
@@ -227,20 +225,17 @@ class Decoder(nn.Module):
         channels = config.channels[::-1]
         # Arguments 3 and 4 of its call, counted with the module, are not arrays.
         condition = _remat(AdaptiveGroupNorm, self.remat_blocks, static_argnums=(3, 4))
-
-        def stage_of(channels: int, name: str) -> ResidualStage:
-            return ResidualStage(config, channels, remat_blocks=self.remat_blocks, name=name)
-
+        stage_of = functools.partial(ResidualStage, config, remat_blocks=self.remat_blocks)
         x = CausalConv3d(channels[0], name="conv_in")(quantized)
-        x = stage_of(channels[0], "bottleneck")(x)
+        x = stage_of(channels[0], name="bottleneck")(x)
         stretch = (1, 1, 1)
         x = condition(groups, name="condition_0")(x, quantized, stretch, is_start)
-        x = stage_of(channels[0], "stage_0")(x)
+        x = stage_of(channels[0], name="stage_0")(x)
         for stage, strides in enumerate(DOWN_STRIDES[::-1], start=1):
             x = Upsample(strides, name=f"up_{stage}")(x, is_start)
             stretch = tuple(a * b for a, b in zip(stretch, strides, strict=True))
             x = condition(groups, name=f"condition_{stage}")(x, quantized, stretch, is_start)
-            x = stage_of(channels[stage], f"stage_{stage}")(x)
+            x = stage_of(channels[stage], name=f"stage_{stage}")(x)
         x = nn.swish(FrameGroupNorm(groups, name="norm_out")(x))
         return 0.5 * (CausalConv3d(3, name="conv_out")(x) + 1.0)
 
