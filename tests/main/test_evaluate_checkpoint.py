@@ -113,6 +113,7 @@ def shared(tiny, tmp_path_factory):
     return out, said
 
 
+@pytest.mark.slow
 def test_hosts_share_a_protocol(shared):
     """The first leaves clips to the other, which finds all there and sums up."""
     out, said = shared
@@ -131,6 +132,7 @@ def test_hosts_share_a_protocol(shared):
     assert page.count("| shapes_kept | higher |") == 2 and "### law" in page
 
 
+@pytest.mark.slow
 def test_what_is_there_is_kept(shared, tiny, capsys):
     """A clip is lost, and the row of another, as if killed between the two: made again, alone.
 
@@ -153,6 +155,7 @@ def test_what_is_there_is_kept(shared, tiny, capsys):
     assert read(out) == before
 
 
+@pytest.mark.slow
 def test_two_evaluations_are_compared_measure_by_measure(shared, tmp_path, capsys):
     out, _ = shared
     shutil.copytree(out, tmp_path / "other", ignore=shutil.ignore_patterns("parts", "generated"))

@@ -188,6 +188,7 @@ def test_one_file_of_every_kind(out, tmp_path, capsys):
     assert f"{clip}: 64 x 64, resized to 32 x 32" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_long_clip_and_a_chain(out, tmp_path, capsys):
     argv = ["--task=text_to_video", "--seconds=4", f"--out={tmp_path / 'long.mp4'}"]
     assert cli.main(asked(out, *argv, "--prompt=0: a red circle")) == 0
@@ -230,6 +231,7 @@ def test_the_likeliest_of_several_clips(out, tmp_path):
     assert len(video.read_video(tmp_path / "best.mp4", 8.0)) == 24
 
 
+@pytest.mark.slow
 def test_lines_of_requests_over_two_hosts(out, tmp_path, capsys):
     """Each host answers its rows; a row that cannot be answered is noted and fails the command."""
     rows = [

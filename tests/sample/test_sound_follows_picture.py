@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import optax
+import pytest
 import tiny_lm
 
 from poet.models.prefix_lm import PrefixLM
@@ -48,6 +49,7 @@ def trained_params(num_steps=100):
     return params
 
 
+@pytest.mark.slow
 def test_swapping_the_video_swaps_the_pitch():
     ready = decode.prepare_for_sampling(trained_params(), tiny_lm.CONFIG)
     colours = np.arange(NUM_COLOURS)

@@ -19,6 +19,7 @@ def benchmark():
     return module
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_measured_against_the_device(benchmark, capsys):
     argv = ["tokenizer", "--gin_file=gin/tokenizers/visual_tiny.gin", "--size_px=16"]
     argv += ["--num_frames=5", "--batch_size=2", "--repeats=2"]
@@ -40,6 +41,7 @@ def test_the_peak_is_that_of_a_product(benchmark):
     assert 1e8 < benchmark.measure_peak_flops(size=256) < 1e15
 
 
+@pytest.mark.slow
 def test_decoding_is_compared_with_a_bare_loop(benchmark, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name in "ab":
