@@ -42,8 +42,11 @@ def test_runs(name, tmp_path):
 
     own = re.findall(r"^(\w+) = %gin.REQUIRED", (GIN / "runs" / f"{name}.gin").read_text(), re.M)
     macros = {"MODEL_DIR", "DATA_DIR", *own}  # the first two may be asked for by an included file
-    commands.read_gin([f"gin/runs/{name}.gin"], [f"{macro} = '{tmp_path}'" for macro in macros])
-    assert commands.call_configured(lm.LMRun).loop.num_steps > 0
+    bindings = [f"{macro} = '{tmp_path}'" for macro in macros]
+    commands.read_gin([f"gin/runs/{name}.gin"], [*bindings, "MeshConfig.replica = 2"])
+    run = commands.call_configured(lm.LMRun)
+    assert run.loop.num_steps > 0
+    assert run.mesh.replica == 2  # what tools/launch binds for two slices
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 
+import gin
 import pytest
 import yaml
 
@@ -75,6 +76,11 @@ def pod_of(job):
     return job["spec"]["template"]["spec"]
 
 
+def container_of(job_set):
+    (workers,) = job_set["spec"]["replicatedJobs"]
+    return pod_of(workers["template"])["containers"][0]
+
+
 def environment_of(container):
     return {row["name"]: row["value"] for row in container["env"]}
 
@@ -100,6 +106,7 @@ def test_two_slices_of_64_chips(render):
         "--exit_code_when_stopped=75",
         "--gin.MODEL_DIR=$(MODEL_DIR)",
         "--gin.DATA_DIR=$(DATA_DIR)",
+        "--gin.MeshConfig.replica=2",
         "--gin.LoopConfig.stall_minutes=30.0",
         "--gin_file=gin/runs/tiny.gin",
     ]
@@ -108,6 +115,27 @@ def test_two_slices_of_64_chips(render):
     assert environment["MODEL_DIR"] == "gs://b/model"
     assert "--xla_tpu_enable_async_all_to_all=true" in environment["LIBTPU_INIT_ARGS"].split()
     assert "#" not in environment["LIBTPU_INIT_ARGS"]
+
+
+@pytest.mark.parametrize(
+    ("own", "replica"), [([], 2), (["--gin.partitioning.MeshConfig.replica=4"], 4)]
+)
+def test_slices_lie_along_replica_unless_the_words_say_otherwise(own, replica, render):
+    from poet.main import commands
+    from poet.train import lm
+
+    (document,) = render(*TPU, "--num_slices=2")
+    words = container_of(document)["args"]
+    try:
+        files, bindings, rest = commands.split_gin([*words, *own])
+        commands.read_gin(files, bindings)
+        assert commands.call_configured(lm.LMRun).mesh.replica == replica
+    finally:
+        gin.clear_config()
+    assert all("gin" not in word for word in rest)
+    for nodes in (TPU, GPU):
+        (document,) = render(*nodes)
+        assert "replica" not in " ".join(container_of(document)["args"])
 
 
 def test_hosts_with_gpus_find_the_first_one(render):

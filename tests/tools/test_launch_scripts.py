@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import gin
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -237,6 +238,12 @@ def run_xpk(tmp_path, *words, **more):
     )
 
 
+def command_of(words):
+    """What xpk is asked to run on each host, in words."""
+    (command,) = [word for word in words if word.startswith("--command=")]
+    return shlex.split(command.removeprefix("--command="))
+
+
 def test_xpk_is_run_with_what_is_printed(tmp_path, seen):
     printed = run_xpk(tmp_path, "--gin_file=gin/runs/tiny.gin", XPK_ARGS="--zone=z --spot")
     assert printed.returncode == 0, printed.stderr
@@ -254,8 +261,7 @@ def test_xpk_is_run_with_what_is_printed(tmp_path, seen):
     ]
     assert "--env=LIBTPU_INIT_ARGS=" + " ".join(flags_of("xla_tpu.txt")) in words
     assert words[-2:] == ["--zone=z", "--spot"]
-    (command,) = [word for word in words if word.startswith("--command=")]
-    assert shlex.split(command.removeprefix("--command=")) == [
+    assert command_of(words) == [
         "exec",
         "poet",
         "train",
@@ -264,8 +270,28 @@ def test_xpk_is_run_with_what_is_printed(tmp_path, seen):
         "--gin.MODEL_DIR=gs://b/my model",
         "--gin.DATA_DIR=gs://b/data",
         "--gin.LoopConfig.stall_minutes=30",
+        "--gin.MeshConfig.replica=2",
         "--gin_file=gin/runs/tiny.gin",
     ]
+
+
+@pytest.mark.parametrize(
+    ("slices", "own", "replica"),
+    [("2", [], 2), ("2", ["--gin.MeshConfig.replica=4"], 4), ("1", [], 1), ("", [], 1)],
+)
+def test_slices_of_xpk_lie_along_replica(slices, own, replica, tmp_path, seen):
+    from poet.main import commands
+    from poet.train import lm
+
+    printed = run_xpk(tmp_path, "--gin_file=gin/runs/tiny.gin", *own, NUM_SLICES=slices)
+    words = command_of(shlex.split(printed.stdout))
+    assert ("--gin.MeshConfig.replica=2" in words) == (slices == "2")
+    try:
+        files, bindings, _ = commands.split_gin(words)
+        commands.read_gin(files, bindings)
+        assert commands.call_configured(lm.LMRun).mesh.replica == replica
+    finally:
+        gin.clear_config()
 
 
 def test_xpk_names_what_is_missing(tmp_path, seen):

@@ -287,6 +287,11 @@ def _job_spec(launch: Launch, first_host: str) -> dict[str, Any]:
     }
 
 
+def _mesh_words(nodes: Nodes) -> list[str]:
+    """Returns the binding that lays slices along `replica`, as the mesh of a TPU asks for."""
+    return [f"--gin.MeshConfig.replica={nodes.num_slices}"] if nodes.num_slices > 1 else []
+
+
 def _pod_spec(launch: Launch, first_host: str) -> dict[str, Any]:
     nodes = launch.nodes
     chips = {nodes.resource: nodes.chips_per_node}
@@ -302,6 +307,7 @@ def _pod_spec(launch: Launch, first_host: str) -> dict[str, Any]:
             f"--exit_code_when_stopped={_STOPPED}",
             "--gin.MODEL_DIR=$(MODEL_DIR)",
             "--gin.DATA_DIR=$(DATA_DIR)",
+            *_mesh_words(nodes),
             f"--gin.LoopConfig.stall_minutes={launch.stall_minutes}",
             *launch.words,
         ],

@@ -5,8 +5,9 @@
 #   MODEL_DIR=gs://bucket/run1 DATA_DIR=gs://bucket/dataset \
 #       tools/launch/xpk.sh [--run] --gin_file=RUN.gin --gin_file=gin/models/8b.gin
 #
-# The words after the script are those of `poet train`. xpk (1.16) writes the JobSet; without xpk
-# tools/launch/gke.py does.
+# The words after the script are those of `poet train`. Several slices lie along the mesh's axis
+# `replica`, unless the words bind MeshConfig.replica themselves. xpk (1.16) writes the JobSet;
+# without xpk tools/launch/gke.py does.
 #
 #   MAX_RESTARTS=50   of the whole job; preemptions count   STALL_MINUTES=30   without a step
 #   GRACE_S=120       between SIGTERM and SIGKILL           POET=poet          in the image
@@ -29,7 +30,11 @@ fi
 # `exec`, so that the SIGTERM which xpk's own shell passes on reaches poet.
 words=(exec "${POET:-poet}" train --multihost --exit_code_when_stopped=75
   --gin.MODEL_DIR="$MODEL_DIR" --gin.DATA_DIR="$DATA_DIR"
-  --gin.LoopConfig.stall_minutes="${STALL_MINUTES:-30}" "$@")
+  --gin.LoopConfig.stall_minutes="${STALL_MINUTES:-30}")
+if [ "${NUM_SLICES:-1}" != 1 ]; then
+  words+=(--gin.MeshConfig.replica="$NUM_SLICES")
+fi
+words+=("$@")
 flags=${LIBTPU_INIT_ARGS:-$(sed 's/#.*//' "$here/xla_tpu.txt" | xargs)}
 
 # xpk starts again after 42 and 127 to 255. The others: 1 no step for too long or a bug, 75 stopped
