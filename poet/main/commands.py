@@ -23,7 +23,8 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
     """Runs a command and returns its exit code.
 
     A ValueError, or an OSError about a file, becomes one sentence on stderr and exit code 2; with
-    --debug (or POET_DEBUG=1) the traceback comes first. Other exceptions are bugs and stay loud.
+    --debug (or POET_DEBUG=1) the traceback comes first. One about a connection has exit code 1:
+    schedulers start again after it, not after 2. Other exceptions are bugs and stay loud.
 
     Args:
       run: Takes the arguments without the program's name, without --debug; None counts as 0.
@@ -45,7 +46,7 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         if is_debug:
             raise
         print(f"error: {sentence(error)}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, (ConnectionError, TimeoutError)) else 2
 
 
 def sentence(error: BaseException) -> str:

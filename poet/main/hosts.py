@@ -26,7 +26,9 @@ def join(flags: argparse.Namespace) -> None:
     """Connects this process to the others if the flags say so.
 
     Raises:
-      commands.UserError: flags that do not belong together, or a cluster that does not answer.
+      commands.UserError: flags that do not belong together, or a cluster that jax does not know.
+      SystemExit: with one sentence and so exit code 1, if the others do not answer: another start
+        may find them, so that schedulers tell it from a mistake by the code.
     """
     given = [flags.coordinator_address, flags.process_count, flags.process_index]
     if not flags.multihost and given == [None, None, None]:
@@ -51,7 +53,10 @@ def join(flags: argparse.Namespace) -> None:
             jax.distributed.initialize(*given)
     except (ValueError, RuntimeError) as error:
         asked = "the cluster" if flags.multihost else flags.coordinator_address
-        raise commands.UserError(
+        said = (
             f"The processes could not be joined through {asked}: {commands.sentence(error)} Start"
             " the same command on every host, within five minutes of each other."
-        ) from error
+        )
+        if isinstance(error, ValueError):
+            raise commands.UserError(said) from error
+        raise SystemExit(f"error: {said}") from error

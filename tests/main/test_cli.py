@@ -50,6 +50,15 @@ def test_errors_are_one_sentence_and_exit_code_2(error, words, capsys):
         commands.run_command(run, ["--debug"])
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), TimeoutError("no answer")])
+def test_a_connection_that_fails_may_be_tried_again(error, capsys):
+    def run(argv):
+        raise error
+
+    assert commands.run_command(run, []) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_bugs_stay_loud():
     def run(argv):
         raise KeyError("oops")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 
 import gin
 import pytest
@@ -162,12 +163,12 @@ def test_only_failures_count_as_restarts(render):
     (job_set,) = render(*TPU, "--max_restarts=7")
     policy = job_set["spec"]["failurePolicy"]
     assert policy["maxRestarts"] == 7
-    (rule,) = policy["rules"]
+    _, rule = policy["rules"]
     assert rule["action"] == "RestartJobSetAndIgnoreMaxRestarts"
     assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
     job = job_set["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["backoffLimit"] == 0
-    stopped, lost = job["podFailurePolicy"]["rules"]
+    lost, stopped, _ = job["podFailurePolicy"]["rules"]
     assert stopped["action"] == lost["action"] == "FailJob"
     assert stopped["onExitCodes"]["values"] == [75]
     assert stopped["onExitCodes"]["containerName"] == pod_of({"spec": job})["containers"][0]["name"]
@@ -175,7 +176,33 @@ def test_only_failures_count_as_restarts(render):
     # Of an indexed job each of the 16 hosts counts for itself.
     alone = render(*TPU, "--max_restarts=7", "--kind=job")[1]["spec"]
     assert alone["backoffLimit"] == 7 * 16
-    assert {rule["action"] for rule in alone["podFailurePolicy"]["rules"]} == {"Ignore"}
+    actions = [rule["action"] for rule in alone["podFailurePolicy"]["rules"]]
+    assert actions == ["Ignore", "Ignore", "FailJob"]
+
+
+# What Kubernetes writes into the condition of a Job that its podFailurePolicy ends.
+MESSAGES = {
+    "Pod d/run1-workers-0-0-ab has condition DisruptionTarget matching FailJob rule at index 0": 1,
+    "Container poet for pod d/run1-workers-0-0-ab failed with exit code 75 matching FailJob rule"
+    " at index 1": 1,
+    "Container poet for pod d/run1-workers-0-2-ab failed with exit code 2 matching FailJob rule"
+    " at index 2": 0,
+}
+
+
+def test_a_mistake_ends_the_job_at_once(render):
+    (job_set,) = render(*TPU, "--num_slices=2")
+    rules = job_set["spec"]["failurePolicy"]["rules"]
+    assert rules[0]["action"] == "FailJobSet"
+    assert all(rule["onJobFailureReasons"] == ["PodFailurePolicy"] for rule in rules)
+    patterns = [rule.get("onJobFailureMessagePatterns", [""]) for rule in rules]
+    for message, first in MESSAGES.items():
+        fits = [any(re.search(each, message) for each in any_of) for any_of in patterns]
+        assert fits.index(True) == first
+    alone = render(*TPU, "--kind=job")[1]["spec"]
+    for job in (job_set["spec"]["replicatedJobs"][0]["template"]["spec"], alone):
+        rule = job["podFailurePolicy"]["rules"][2]
+        assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [2]
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,7 @@ def test_xpk_is_run_with_what_is_printed(tmp_path, seen):
     ]
     assert "--env=LIBTPU_INIT_ARGS=" + " ".join(flags_of("xla_tpu.txt")) in words
     assert words[-2:] == ["--zone=z", "--spot"]
+    assert "--restart-on-exit-codes=1,75" in words  # 2, a mistake, is not mended by another start
     assert command_of(words) == [
         "exec",
         "poet",

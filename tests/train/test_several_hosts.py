@@ -183,11 +183,22 @@ def test_a_scheduler_can_tell_a_stopped_run_from_a_finished_one(
     assert train_command.main([*SETTINGS, *folders, *flags]) == code
 
 
-def test_a_coordinator_that_does_not_answer_is_one_sentence(monkeypatch, capsys):
+def test_a_coordinator_that_does_not_answer_may_be_asked_again(monkeypatch):
     def fail(*address):
         raise RuntimeError("no answer from the coordinator")
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     joined = ["--coordinator_address=a:1", "--process_count=2", "--process_index=1"]
-    assert train_command.main([*SETTINGS, *joined]) == 2
-    assert "could not be joined through a:1: no answer" in capsys.readouterr().err
+    # A text is said on stderr, with exit code 1: schedulers do not start again after 2.
+    with pytest.raises(SystemExit, match="could not be joined through a:1: no answer"):
+        train_command.main([*SETTINGS, *joined])
+
+
+def test_a_cluster_that_jax_does_not_know_is_a_mistake(monkeypatch, capsys):
+    def fail():
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    assert train_command.main([*SETTINGS, "--multihost"]) == 2
+    said = capsys.readouterr().err
+    assert "through the cluster: coordinator_address should" in said and said.count("\n") == 1

@@ -7,10 +7,11 @@
     kubectl apply -f run1.yaml
 
 The words after -- are those of `poet train`. Several slices lie along the mesh's axis `replica`,
-unless the words bind `MeshConfig.replica` themselves. A JobSet (jobset.sigs.k8s.io must be
-installed) starts all hosts again together when one is lost. `--kind job` needs nothing installed:
-an indexed Job of one slice and a headless Service, whose hosts start again one by one. GPU nodes:
-`--accelerator nvidia-h200-141gb --num_nodes 4`. Nothing is applied; kubectl does that.
+unless the words bind `MeshConfig.replica` themselves. A JobSet (jobset.sigs.k8s.io 0.10 or
+later must be installed) starts all hosts again together when one is lost. `--kind job` needs
+nothing installed: an indexed Job of one slice and a headless Service, whose hosts start again one
+by one. GPU nodes: `--accelerator nvidia-h200-141gb --num_nodes 4`. Nothing is applied; kubectl does
+that.
 """
 
 import argparse

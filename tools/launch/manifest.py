@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 # The exit code of a run that was stopped and has saved; the end of a training is 0.
 _STOPPED = 75
+# That of a mistake in the words or settings, which another start does not mend.
+_MISTAKE = 2
 _PORT = 8476
 _WORKERS = "workers"
 _CONTAINER = "poet"
@@ -202,12 +204,9 @@ def read_flags(name: str) -> str:
 def job_set(launch: Launch) -> list[dict[str, Any]]:
     """Returns a JobSet with one Job a slice, all started again together when one fails."""
     first_host = f"{launch.name}-{_WORKERS}-0-0.{launch.name}"
-    # A host that was stopped or lost fails its job at once, for a reason that JobSet can tell from
-    # other failures: only those count.
-    rules = [
-        {"action": "FailJob", "onExitCodes": _exit_code(_STOPPED)},
-        {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-    ]
+    # A host that was lost or stopped, or that found a mistake, fails its job at once, for a reason
+    # that JobSet can tell from other failures: only those count.
+    rules = _pod_rules(lost="FailJob", stopped="FailJob")
     job = _job_spec(launch, first_host) | {
         "backoffLimit": 0,
         "podFailurePolicy": {"rules": rules},
@@ -218,14 +217,25 @@ def job_set(launch: Launch) -> list[dict[str, Any]]:
         metadata["annotations"] = {
             "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
         }
-    ignored = {
-        "name": "preempted",
-        "action": "RestartJobSetAndIgnoreMaxRestarts",
-        "onJobFailureReasons": ["PodFailurePolicy"],
-    }
+    # The reason of all three is the same. What tells a mistake from the others is the message of
+    # Kubernetes, "Container poet for pod ... failed with exit code 2 matching FailJob rule at ...".
+    reasons = ["PodFailurePolicy"]
+    policy = [
+        {
+            "name": "mistake",
+            "action": "FailJobSet",
+            "onJobFailureReasons": reasons,
+            "onJobFailureMessagePatterns": [f"exit code {_MISTAKE} matching"],
+        },
+        {
+            "name": "preempted",
+            "action": "RestartJobSetAndIgnoreMaxRestarts",
+            "onJobFailureReasons": list(reasons),
+        },
+    ]
     spec = {
         "network": {"enableDNSHostnames": True},
-        "failurePolicy": {"maxRestarts": launch.max_restarts, "rules": [ignored]},
+        "failurePolicy": {"maxRestarts": launch.max_restarts, "rules": policy},
         "replicatedJobs": [
             {"name": _WORKERS, "replicas": launch.nodes.num_slices, "template": {"spec": job}}
         ],
@@ -251,15 +261,11 @@ def indexed_job(launch: Launch) -> list[dict[str, Any]]:
             f"num_slices={launch.nodes.num_slices} needs a JobSet, one Job has one slice; leave"
             " out --kind job."
         )
-    rules = [
-        {"action": "Ignore", "onExitCodes": _exit_code(_STOPPED)},
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-    ]
     spec = _job_spec(launch, f"{launch.name}-0.{launch.name}")
     spec["template"]["spec"]["subdomain"] = launch.name
     # A host that fails takes the others with it, and each of them counts.
     spec["backoffLimit"] = launch.max_restarts * launch.nodes.nodes_per_slice
-    spec["podFailurePolicy"] = {"rules": rules}
+    spec["podFailurePolicy"] = {"rules": _pod_rules(lost="Ignore", stopped="Ignore")}
     service = {
         "clusterIP": "None",
         "publishNotReadyAddresses": True,
@@ -272,8 +278,19 @@ def indexed_job(launch: Launch) -> list[dict[str, Any]]:
     ]
 
 
-def _exit_code(code: int) -> dict[str, Any]:
-    return {"containerName": _CONTAINER, "operator": "In", "values": [code]}
+def _pod_rules(lost: str, stopped: str) -> list[dict[str, Any]]:
+    """Returns the rules of a Job's podFailurePolicy, the first that fits counts."""
+
+    def on_exit_code(action: str, code: int) -> dict[str, Any]:
+        codes = {"containerName": _CONTAINER, "operator": "In", "values": [code]}
+        return {"action": action, "onExitCodes": codes}
+
+    return [
+        # First: the exit code of a host that is taken away says nothing.
+        {"action": lost, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        on_exit_code(stopped, _STOPPED),
+        on_exit_code("FailJob", _MISTAKE),
+    ]
 
 
 def _job_spec(launch: Launch, first_host: str) -> dict[str, Any]:

@@ -37,12 +37,12 @@ fi
 words+=("$@")
 flags=${LIBTPU_INIT_ARGS:-$(sed 's/#.*//' "$here/xla_tpu.txt" | xargs)}
 
-# xpk starts again after 42 and 127 to 255. The others: 1 no step for too long or a bug, 75 stopped
-# and saved, 2 a mistake in the words, but also a host that came too late to be joined.
+# xpk starts again after 42 and 127 to 255, and after these: 1 no step for too long, a host that came
+# too late or a bug, 75 stopped and saved. Not after 2, a mistake in the words or settings.
 # shellcheck disable=SC2206 # XPK_ARGS is split into words on purpose.
 command=(xpk workload create --cluster="$CLUSTER" --workload="$NAME" --tpu-type="$TPU_TYPE"
   --num-slices="${NUM_SLICES:-1}" --docker-image="$IMAGE" --max-restarts="${MAX_RESTARTS:-50}"
-  "--restart-on-exit-codes=1,2,75" --termination-grace-period-seconds="${GRACE_S:-120}"
+  "--restart-on-exit-codes=1,75" --termination-grace-period-seconds="${GRACE_S:-120}"
   --env="LIBTPU_INIT_ARGS=$flags" --command="$(printf '%q ' "${words[@]}")" ${XPK_ARGS:-})
 
 if [ -n "$is_run" ]; then
