@@ -141,6 +141,7 @@ def start_slurm(tmp_path, behave, *words, **more):
         "BEHAVE": behave,
         "SLURM_JOB_ID": "17",
         "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_CPUS_PER_TASK": "8",
         "MODEL_DIR": "/shared/model",
         "DATA_DIR": "/shared/data set",
     }
@@ -177,16 +178,18 @@ def test_slurm_runs_one_step_with_the_flags(tmp_path, seen):
     environment = seen_environment(seen)
     assert environment["XLA_FLAGS"] == " ".join(flags_of("xla_gpu.txt"))
     assert environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.92"
+    assert environment["SRUN_CPUS_PER_TASK"] == "8"
     assert "JAX_LOCAL_DEVICE_IDS" not in environment
     assert not (seen / "scontrol").exists()
 
 
 def test_one_process_a_node_takes_all_of_its_gpus(tmp_path, seen):
-    flags = {"SLURM_NTASKS_PER_NODE": "1", "XLA_FLAGS": "--mine"}
+    flags = {"SLURM_NTASKS_PER_NODE": "1", "XLA_FLAGS": "--mine", "SLURM_CPUS_PER_TASK": ""}
     assert end_of(start_slurm(tmp_path, "exit 0", "a", **flags))[0] == 0
     environment = seen_environment(seen)
     assert environment["JAX_LOCAL_DEVICE_IDS"] == "0,1,2,3"
     assert environment["XLA_FLAGS"] == "--mine"
+    assert "SRUN_CPUS_PER_TASK" not in environment
 
 
 def test_slurm_passes_sigterm_on_and_puts_a_saved_job_back(tmp_path, seen):
