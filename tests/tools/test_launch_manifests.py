@@ -108,7 +108,6 @@ def test_two_slices_of_64_chips(render):
         "--gin.MODEL_DIR=$(MODEL_DIR)",
         "--gin.DATA_DIR=$(DATA_DIR)",
         "--gin.MeshConfig.replica=2",
-        "--gin.LoopConfig.stall_minutes=30.0",
         "--gin_file=gin/runs/tiny.gin",
     ]
     assert container["resources"]["limits"] == {"google.com/tpu": "4"}
@@ -137,6 +136,13 @@ def test_slices_lie_along_replica_unless_the_words_say_otherwise(own, replica, r
     for nodes in (TPU, GPU):
         (document,) = render(*nodes)
         assert "replica" not in " ".join(container_of(document)["args"])
+
+
+def test_the_run_file_says_how_long_a_stall_is(render):
+    (document,) = render(*TPU)
+    assert "stall_minutes" not in " ".join(container_of(document)["args"])
+    (document,) = render(*TPU, "--stall_minutes=90")
+    assert "--gin.LoopConfig.stall_minutes=90.0" in container_of(document)["args"]
 
 
 def test_hosts_with_gpus_find_the_first_one(render):
@@ -236,6 +242,7 @@ def test_a_variable_of_your_own_wins_and_spot_nodes_are_asked_for(render):
         ([*TPU, "--num_slices=2", "--kind=job"], "needs a JobSet"),
         ([*TPU, "--name=Run_1"], "small letters"),
         ([*TPU, "--grace_s=-1"], "grace_s=-1 must be 0 or more"),
+        ([*TPU, "--stall_minutes=-1"], "stall_minutes=-1.0 must be 0 or more"),
         ([*TPU, "--env=FLAGS"], "must be NAME=VALUE"),
         (["--accelerator=nvidia-l4", "--num_nodes=0"], "at least 1"),
     ],

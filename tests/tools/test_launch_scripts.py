@@ -172,7 +172,6 @@ def test_slurm_runs_one_step_with_the_flags(tmp_path, seen):
         "--exit_code_when_stopped=75",
         "--gin.MODEL_DIR=/shared/model",
         "--gin.DATA_DIR=/shared/data set",
-        "--gin.LoopConfig.stall_minutes=30",
         "--gin_file=gin/runs/tiny.gin",
     ]
     environment = seen_environment(seen)
@@ -190,6 +189,20 @@ def test_one_process_a_node_takes_all_of_its_gpus(tmp_path, seen):
     assert environment["JAX_LOCAL_DEVICE_IDS"] == "0,1,2,3"
     assert environment["XLA_FLAGS"] == "--mine"
     assert "SRUN_CPUS_PER_TASK" not in environment
+
+
+@pytest.mark.parametrize(("minutes", "bound"), [("90", 1), ("", 0)])
+def test_the_run_file_says_how_long_a_stall_is(minutes, bound, tmp_path, seen):
+    """The recipes bind it when they are told to, before the person's words."""
+    started = start_slurm(tmp_path, "exit 0", "--gin_file=RUN.gin", STALL_MINUTES=minutes)
+    assert end_of(started)[0] == 0
+    asked = ["--gin.LoopConfig.stall_minutes=90"] * bound
+    assert (seen / "srun").read_text().splitlines()[-2:-1] == (
+        asked or ["--gin.DATA_DIR=/shared/data set"]
+    )
+    printed = run_xpk(tmp_path, "--gin_file=RUN.gin", STALL_MINUTES=minutes, NUM_SLICES="1")
+    words = command_of(shlex.split(printed.stdout))
+    assert words[-2:-1] == (asked or ["--gin.DATA_DIR=gs://b/data"])
 
 
 def test_slurm_passes_sigterm_on_and_puts_a_saved_job_back(tmp_path, seen):
@@ -273,7 +286,6 @@ def test_xpk_is_run_with_what_is_printed(tmp_path, seen):
         "--exit_code_when_stopped=75",
         "--gin.MODEL_DIR=gs://b/my model",
         "--gin.DATA_DIR=gs://b/data",
-        "--gin.LoopConfig.stall_minutes=30",
         "--gin.MeshConfig.replica=2",
         "--gin_file=gin/runs/tiny.gin",
     ]

@@ -47,7 +47,7 @@ def read_arguments(argv: list[str]) -> tuple[str, Launch]:
     add("--spot", action="store_true", help="Spot nodes of GKE")
     add("--max_restarts", type=int, default=10, help="preemptions do not count")
     add("--grace_s", type=int, default=120, help="between SIGTERM and SIGKILL")
-    add("--stall_minutes", type=float, default=30.0, help="without a step")
+    add("--stall_minutes", type=float, help="without a step, instead of what the run file says")
     add("--program", default="poet", help="in the image")
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
     add("words", nargs="*", help="of poet train, after --")

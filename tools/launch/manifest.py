@@ -161,7 +161,7 @@ class Launch:
       max_restarts: After failures. Preemptions do not count.
       grace_s: Between SIGTERM and SIGKILL; saving has to fit in. Nodes that are taken away may
         give less: Spot nodes of GKE about half a minute.
-      stall_minutes: Without a step, after which a host ends itself.
+      stall_minutes: Without a step, after which a host ends itself; None leaves it to the run file.
       is_spot: Whether to run on GKE's Spot nodes.
       claim: Name of a PersistentVolumeClaim to be mounted at /data, or nothing.
     """
@@ -176,7 +176,7 @@ class Launch:
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     max_restarts: int = 10
     grace_s: int = 120
-    stall_minutes: float = 30.0
+    stall_minutes: float | None = None
     is_spot: bool = False
     claim: str = ""
 
@@ -191,7 +191,7 @@ class Launch:
                 "No words for poet train were given; end the command with -- --gin_file=RUN.gin."
             )
         for name in ("max_restarts", "grace_s", "stall_minutes"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")
 
 
@@ -304,9 +304,14 @@ def _job_spec(launch: Launch, first_host: str) -> dict[str, Any]:
     }
 
 
-def _mesh_words(nodes: Nodes) -> list[str]:
-    """Returns the binding that lays slices along `replica`, as the mesh of a TPU asks for."""
-    return [f"--gin.MeshConfig.replica={nodes.num_slices}"] if nodes.num_slices > 1 else []
+def _bindings(launch: Launch) -> list[str]:
+    """Returns what is bound over the run files, and only where it has to be."""
+    bindings = []
+    if launch.nodes.num_slices > 1:  # The mesh of a TPU asks for it.
+        bindings.append(f"--gin.MeshConfig.replica={launch.nodes.num_slices}")
+    if launch.stall_minutes is not None:
+        bindings.append(f"--gin.LoopConfig.stall_minutes={launch.stall_minutes}")
+    return bindings
 
 
 def _pod_spec(launch: Launch, first_host: str) -> dict[str, Any]:
@@ -324,8 +329,7 @@ def _pod_spec(launch: Launch, first_host: str) -> dict[str, Any]:
             f"--exit_code_when_stopped={_STOPPED}",
             "--gin.MODEL_DIR=$(MODEL_DIR)",
             "--gin.DATA_DIR=$(DATA_DIR)",
-            *_mesh_words(nodes),
-            f"--gin.LoopConfig.stall_minutes={launch.stall_minutes}",
+            *_bindings(launch),
             *launch.words,
         ],
         "env": [{"name": name, "value": value} for name, value in environment.items()],

@@ -9,8 +9,9 @@
 # `replica`, unless the words bind MeshConfig.replica themselves. xpk (1.16) writes the JobSet;
 # without xpk tools/launch/gke.py does.
 #
-#   MAX_RESTARTS=50   of the whole job; preemptions count   STALL_MINUTES=30   without a step
-#   GRACE_S=120       between SIGTERM and SIGKILL           POET=poet          in the image
+#   MAX_RESTARTS=50   of the whole job; preemptions count   POET=poet          in the image
+#   GRACE_S=120       between SIGTERM and SIGKILL           STALL_MINUTES=30   without a step,
+#                                                           instead of what the run file says
 #   LIBTPU_INIT_ARGS  instead of tools/launch/xla_tpu.txt   XPK_ARGS="--zone=Z --project=P --spot"
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -30,7 +31,7 @@ fi
 # `exec`, so that the SIGTERM which xpk's own shell passes on reaches poet.
 words=(exec "${POET:-poet}" train --multihost --exit_code_when_stopped=75
   --gin.MODEL_DIR="$MODEL_DIR" --gin.DATA_DIR="$DATA_DIR"
-  --gin.LoopConfig.stall_minutes="${STALL_MINUTES:-30}")
+  ${STALL_MINUTES:+"--gin.LoopConfig.stall_minutes=$STALL_MINUTES"})
 if [ "${NUM_SLICES:-1}" != 1 ]; then
   words+=(--gin.MeshConfig.replica="$NUM_SLICES")
 fi
