@@ -2,7 +2,7 @@
 #   PYTHON=python3.12   the interpreter for .venv     EXTRAS=torch,plan   extras of setup.py
 #   ARGS="..."          more words for the command below it
 
-.PHONY: help setup test test-slow demo demo-full lint format types lock
+.PHONY: help setup test test-slow test-tpu demo demo-full lint format types lock
 .DEFAULT_GOAL := help
 
 PYTHON ?=
@@ -13,7 +13,7 @@ RUN := .venv/bin/python -m
 help:
 	@echo "make demo       the whole loop, small, in minutes (out/demo)"
 	@echo "make demo-full  the same, longer, to good scores (out/demo-full)"
-	@echo "make test       the tests;  make test-slow  the long ones"
+	@echo "make test       the tests;  make test-slow  the long ones;  make test-tpu  with TPU's compiler"
 	@echo "make setup      only make .venv;  make lint  checks;  make format  fixes"
 
 setup:
@@ -24,6 +24,12 @@ test: setup
 
 test-slow: setup
 	@$(RUN) pytest -m "slow and not tpu" --timeout 3600 $(ARGS)
+
+# They need TPU's compiler, which the extra brings (libtpu, 0.7 GB), and no TPU. The environment keeps
+# it afterwards. Further extras: make test-tpu EXTRAS=torch,plan
+test-tpu: EXTRAS = plan
+test-tpu: setup
+	@$(RUN) pytest -m tpu --timeout 3600 $(ARGS)
 
 demo: setup
 	@.venv/bin/poet demo --out out/demo $(ARGS)

@@ -1,5 +1,6 @@
 """The wheel holds what `poet` needs, the locks hold what setup.py asks for, files are clean."""
 
+import os
 import pathlib
 import re
 import shutil
@@ -14,7 +15,28 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).parents[1]
 MINORS = (11, 12, 13)
 FULL = ("core", "media", "records", "seqio", "beam", "quant", "dev")
+MAKES = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "EXTRAS", "ARGS")
 REDUCED = ("core", "media", "records", "quant", "dev")
+
+
+def test_a_make_target_runs_the_tests_of_each_mark():
+    """And those that need an extra of setup.py install it, unless told to install more."""
+    lines = (ROOT / "pyproject.toml").read_text()
+    marks = re.findall(r'^    "(\w+): .*`make test-', lines, re.MULTILINE)
+    assert marks == ["slow", "tpu"]
+    for mark in marks:
+        said = lines_of_make(f"test-{mark}")
+        assert re.search(rf'pytest -m "?{mark}\b', said), said
+        assert f'EXTRAS="{"plan" if mark == "tpu" else ""}"' in said
+    assert 'EXTRAS="torch,plan"' in lines_of_make("test-tpu", "EXTRAS=torch,plan")
+
+
+def lines_of_make(*words):
+    """What make would run, whatever the make was told that runs these tests."""
+    env = {name: value for name, value in os.environ.items() if name not in MAKES}
+    asked = ["make", "--dry-run", *words]
+    done = subprocess.run(asked, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
