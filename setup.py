@@ -39,7 +39,7 @@ class BuildWithGin(build_py):
         shutil.copytree(HERE / "gin", target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-# SeqIO's editdistance has no wheel for 3.13: there `pip install poet[seqio]` asks for it by name.
+# SeqIO's editdistance has no wheel for 3.13: there the extra `seqio` asks for it by name.
 seqio = [f'{line}; python_version < "3.13"' for line in read_requirements("seqio")]
 
 setup(

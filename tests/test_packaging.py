@@ -95,6 +95,17 @@ def test_wheel_names_the_command(wheel_folder):
     assert {"cuda", "tpu", "torch", "plan", "quant", "dev"} <= set(extras)
 
 
+def test_what_is_said_about_extras_works_in_a_clone():
+    """No file sends to a package index for an extra of Poet, and the extras it names are there."""
+    on_an_index = re.compile(r"poet" + r"\[(?:[a-z]+,?)+\]")
+    text = (ROOT / "setup.py").read_text().partition("extras_require")[2]
+    known = set(re.findall(r'^        "(\w+)": ', text, re.MULTILINE))
+    for name, text in text_files():
+        assert not on_an_index.search(text), f"{name}: write `make setup EXTRAS=NAME`"
+        for extras in re.findall(r"\bEXTRAS=([a-z][a-z,]*)", text):
+            assert set(extras.split(",")) <= known, f"{name} names the extras {extras}"
+
+
 def requirements(name):
     """Returns the requirements of requirements/<name>.in."""
     lines = (ROOT / "requirements" / f"{name}.in").read_text().splitlines()

@@ -2,7 +2,7 @@
 
     python tools/convert_t5.py --src t5-v1_1-xl --dst t5-v1_1-xl-safe
 
-Needs torch (`pip install "poet[torch]"`). Pickles are read by torch's loader for weights alone,
+Needs torch (`make setup EXTRAS=torch`). Pickles are read by torch's loader for weights alone,
 which runs nothing; a file that holds more is refused.
 """
 

@@ -1,4 +1,4 @@
-"""Products of layers in 8 bits, by qwix (the extra `poet[quant]`).
+"""Products of layers in 8 bits, by qwix (the extra `quant`).
 
 Of a kernel's three products, the forward one and the gradient of its inputs multiply 8-bit
 numbers; the gradient of the kernel, which adds up over all tokens of a batch, multiplies those of
@@ -57,8 +57,8 @@ def _provider(matmuls: str) -> Any:
         import qwix
     except ImportError as error:
         raise ValueError(
-            f"matmuls = {matmuls!r} needs qwix, which is not installed; `pip install"
-            " \"poet[quant]\"`, or set matmuls = 'plain'."
+            f"matmuls = {matmuls!r} needs qwix, which is not installed: `make setup"
+            " EXTRAS=quant`, or set matmuls = 'plain'."
         ) from error
     kind, gradient_kind = _TYPES[matmuls]
     rule = qwix.QtRule(

@@ -29,6 +29,6 @@ def check_accelerator() -> None:
         if found := sorted(glob.glob(pattern)):
             raise commands.UserError(
                 f"This machine has {name} ({found[0]}), but jax {jax.__version__} only sees the"
-                f" CPU; install its support (pip install 'poet[{extra}]') and check the driver, or"
+                f" CPU; install its support (`make setup EXTRAS={extra}`) and check the driver, or"
                 " set JAX_PLATFORMS=cpu to train on the CPU."
             )

@@ -47,7 +47,7 @@ def devices_of(topology: Topology) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             "Compiling for a TPU needs its compiler, which is not installed:"
-            " pip install 'poet[plan]' brings libtpu (no TPU is needed)."
+            " `make setup EXTRAS=plan` brings libtpu (no TPU is needed)."
         )
     more: dict[str, Any] = {}
     if topology.chip.torus_dims == 3:

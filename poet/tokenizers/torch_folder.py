@@ -1,4 +1,4 @@
-"""Folders of published models, as Hugging Face lays them out, for the extra `poet[torch]`.
+"""Folders of published models, as Hugging Face lays them out, for the extra `torch`.
 
 A folder holds `config.json` and `model.safetensors`; nothing is fetched and no pickle is read.
 """
@@ -87,7 +87,7 @@ def load(folder: Path, published: Published) -> Any:
     except ImportError as error:
         raise ValueError(
             f"The {published.class_name} of {folder} needs torch and transformers;"
-            ' `pip install "poet[torch]"`.'
+            " `make setup EXTRAS=torch`."
         ) from error
     known = getattr(transformers, published.class_name)
     try:

@@ -90,7 +90,7 @@ def _read_pickle(path):
         import torch
     except ImportError as error:
         raise ValueError(
-            f'{path} is a pickle of torch, which is not installed; `pip install "poet[torch]"`, or'
+            f"{path} is a pickle of torch, which is not installed: `make setup EXTRAS=torch`, or"
             " convert the file to safetensors."
         ) from error
     try:

@@ -13,7 +13,7 @@ from poet.layers import eight_bit
 from poet.layers.linear import Linear
 
 needs_qwix = pytest.mark.skipif(
-    not importlib.util.find_spec("qwix"), reason='qwix is not installed: pip install "poet[quant]"'
+    not importlib.util.find_spec("qwix"), reason="qwix is not installed: make setup EXTRAS=quant"
 )
 
 
@@ -120,7 +120,7 @@ def test_making_parameters_needs_no_library(no_qwix):
 
 
 def test_a_missing_library_is_named(no_qwix, drawn):
-    words = r"""matmuls = 'fp8' needs qwix, .*; `pip install "poet\[quant\]"`, or set"""
+    words = "matmuls = 'fp8' needs qwix, .* `make setup EXTRAS=quant`, or set"
     with pytest.raises(ValueError, match=words):
         eight_bit.check_matmuls("fp8")
     with pytest.raises(ValueError, match=words):

@@ -25,7 +25,7 @@ def machine(monkeypatch):
     ("files", "says"),
     [
         (["/dev/nvidia0"], r"has an NVIDIA GPU \(/dev/nvidia0\), but jax .* only sees the CPU"),
-        (["/dev/accel1", "/dev/accel0"], r"has a TPU \(/dev/accel0\).*'poet\[tpu\]'"),
+        (["/dev/accel1", "/dev/accel0"], r"has a TPU \(/dev/accel0\).*make setup EXTRAS=tpu"),
     ],
 )
 def test_an_accelerator_that_jax_does_not_see_is_named(machine, files, says):

@@ -33,7 +33,7 @@ def plain():
 
 @pytest.fixture(scope="module")
 def int8_step():
-    pytest.importorskip("qwix", reason='qwix is not installed: pip install "poet[quant]"')
+    pytest.importorskip("qwix", reason="qwix is not installed: make setup EXTRAS=quant")
     return jax.jit(jax.value_and_grad(loss_of(config_of("int8"))))
 
 
@@ -58,7 +58,7 @@ def test_the_step_is_near_the_plain_one(int8_step, plain):
 
 @pytest.mark.slow
 def test_fp8_is_near_it_too(plain):
-    pytest.importorskip("qwix", reason='qwix is not installed: pip install "poet[quant]"')
+    pytest.importorskip("qwix", reason="qwix is not installed: make setup EXTRAS=quant")
     loss = jax.jit(loss_of(config_of("fp8")))(tiny_lm.lively_params())
     assert 0 < abs(loss / plain[0] - 1) < 0.03
 
@@ -103,7 +103,7 @@ def test_parameters_are_the_plain_ones():
 @pytest.mark.slow
 def test_adapters_train_through_8_bits(plain):
     """Base and adapters are added before the product, so that their sum is what is rounded."""
-    pytest.importorskip("qwix", reason='qwix is not installed: pip install "poet[quant]"')
+    pytest.importorskip("qwix", reason="qwix is not installed: make setup EXTRAS=quant")
     config, params = lora.LoraConfig(rank=2), tiny_lm.lively_params()
     adapters = lora.init(config, params, jax.random.key(0))
 

@@ -93,7 +93,7 @@ def test_a_fresh_run_begins_with_the_parameters(raster, small_dataset, tmp_path)
 @pytest.mark.slow
 def test_a_run_with_8_bit_products_begins_with_plain_parameters(raster, small_dataset, tmp_path):
     """Names and shapes are the same; the first loss is near that of plain products, not equal."""
-    pytest.importorskip("qwix", reason='qwix is not installed: pip install "poet[quant]"')
+    pytest.importorskip("qwix", reason="qwix is not installed: make setup EXTRAS=quant")
     first = {}
     for matmuls in ("plain", "int8"):
         model = dataclasses.replace(tiny_lm.TRAINED, matmuls=matmuls)
