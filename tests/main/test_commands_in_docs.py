@@ -108,6 +108,8 @@ def shown_by(line):
 
 def cut(words, bindings=()):
     """Yields the command without what stands for more (`...`) and what is said behind it."""
+    if words[:2] == ["python", "-m"] and words[2:]:
+        words = ["python", f"{words[2].replace('.', '/')}.py", *words[3:]]
     if words[0] == "python" and not words[1].startswith("tools/"):
         return
     kept, is_prose = [], False

@@ -20,6 +20,8 @@ def clean_gin():
 # Of `poet evaluate` and `poet ablate`.
 OTHERS = ("evaluate", "ablation", "ablation_sizes")
 RUNS = sorted(path for path in (GIN / "runs").glob("*.gin") if path.stem not in OTHERS)
+TIME = r"\b(a|[\d.]+) (minute|hour|day)s?\b"
+SECONDS = {"minute": 60, "hour": 3600, "day": 86_400}
 PROTOCOLS = sorted((GIN / "protocols").glob("*.gin"))
 
 
@@ -123,6 +125,13 @@ def test_runs_begin_with_what_they_cost(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any("poet train --gin_file" in line for line in head)
     assert any("core" in line or "chips" in line for line in head)
+    text = " ".join(line.removeprefix("#").strip() for line in head)
+    assert re.search(TIME, text, re.IGNORECASE)
+    if step := re.search(r"([\d.]+) s a step", text):  # predicted, and not measured
+        number, unit = re.search(TIME, text[step.end() :]).groups()
+        steps = re.search(r"^TRAIN_STEPS = ([\d_]+)", path.read_text(), re.MULTILINE)[1]
+        predicted = float(step[1]) * int(steps) / SECONDS[unit]
+        assert abs(float(number) / predicted - 1) < 0.03, (number, predicted)
 
 
 def test_any_model_file_goes_with_the_large_runs(tmp_path):
