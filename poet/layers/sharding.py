@@ -7,10 +7,12 @@ Axes: B batch, L positions, N query heads, K key/value heads, H head width.
 """
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from poet.typing import Array, Float
 
@@ -79,6 +81,37 @@ def repeated_keys(
     if repeats > 1:
         k, v = (jnp.repeat(x, repeats, axis=2) for x in (k, v))
     return k, v
+
+
+def on_each_device(
+    attend: Callable[[Array, Array, Array], Array],
+    q: Float[Array, "B L N H"],
+    k: Float[Array, "B L K H"],
+    v: Float[Array, "B L K H"],
+) -> Float[Array, "B L N H"]:
+    """What a kernel makes of queries, keys and values, each device on its own rows and heads.
+
+    Rows of the batch and heads lie as in the logical axis rules in force ("batch",
+    "attended_heads"); sequences are whole.
+
+    Raises:
+      ValueError: The batch or the query heads do not divide among the devices.
+    """
+    rows, heads = mesh_axes("batch"), mesh_axes("attended_heads")
+    if len(q) % num_ways(rows):
+        raise ValueError(
+            f"A batch of {len(q)} sequences cannot be split over {num_ways(rows)} devices"
+            f" ({' x '.join(rows)}); use a multiple of that."
+        )
+    if not rows and not heads:
+        return attend(q, k, v)
+    k, v = repeated_keys(q, k, v)
+    # Axes of one device are named too: the backward pass would add up over those that are not.
+    shape = jax.sharding.get_abstract_mesh().shape
+    rows += tuple(name for name in shape if shape[name] == 1)
+    spec = PartitionSpec(rows, None, heads or None)
+    # Nothing is exchanged inside, so that there is nothing to check between devices.
+    return jax.shard_map(attend, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
 
 
 def positions_apart(x: Array) -> Array:

@@ -15,18 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
-from poet.layers.sharding import mesh_axes, num_ways, platform, repeated_keys
+from poet.layers.sharding import on_each_device
 from poet.typing import Array, Float
 
 # What rematerialisation policies call the kernel's results.
 KEPT_NAME = "attention_kernel"
 # Lengths are padded to this at least: the lanes of a TPU.
 LANES = 128
-
-# Names of `PrefixLMConfig.attention`.
-ATTENTIONS = ("auto", "plain", "splash", "splash_interpreted")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,26 +61,6 @@ class SplashBlocks:
                 yield i, j
 
 
-def check_name(name: str) -> None:
-    """ValueError if a configuration's `attention` is no name."""
-    if name not in ATTENTIONS:
-        raise ValueError(f"attention={name!r} is unknown; choose one of {', '.join(ATTENTIONS)}.")
-
-
-def is_kernel(name: str) -> bool:
-    """Whether attention of this name runs the kernel on the devices that are compiled for.
-
-    Raises:
-      ValueError: "splash" on devices that are no TPU.
-    """
-    if name == "splash" and platform() != "tpu":
-        raise ValueError(
-            f"attention='splash' is a kernel for TPU, this program is for {platform()}; use 'auto',"
-            " which takes it on TPU only, or 'splash_interpreted', which is slow and for tests."
-        )
-    return name in ("splash", "splash_interpreted") or (name == "auto" and platform() == "tpu")
-
-
 def splash_attention(
     q: Float[Array, "B L N H"],
     k: Float[Array, "B L K H"],
@@ -117,21 +93,7 @@ def splash_attention(
     run = functools.partial(
         _on_device, prefix_length=prefix_length, blocks=blocks, is_interpreted=is_interpreted
     )
-    rows, heads = mesh_axes("batch"), mesh_axes("attended_heads")
-    if len(q) % num_ways(rows):
-        raise ValueError(
-            f"A batch of {len(q)} sequences cannot be split over {num_ways(rows)} devices"
-            f" ({' x '.join(rows)}); use a multiple of that."
-        )
-    if not rows and not heads:
-        return run(q, k, v)
-    k, v = repeated_keys(q, k, v)
-    # Axes of one device are named too: the backward pass would add up over those that are not.
-    shape = jax.sharding.get_abstract_mesh().shape
-    rows += tuple(name for name in shape if shape[name] == 1)
-    spec = PartitionSpec(rows, None, heads or None)
-    # Nothing is exchanged inside, so that there is nothing to check between devices.
-    return jax.shard_map(run, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+    return on_each_device(run, q, k, v)
 
 
 def _on_device(

@@ -12,13 +12,15 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from poet.layers.attention import masked_attention, prefix_attention
+from poet.layers.attention_choice import chosen
+from poet.layers.cudnn import cudnn_attention
 from poet.layers.dropout import ChannelDropout
 from poet.layers.linear import Linear
 from poet.layers.mlp import GatedMLP
 from poet.layers.norm import RMSNorm
 from poet.layers.position import rotate
 from poet.layers.sharding import heads_apart, positions_apart
-from poet.layers.splash import SplashBlocks, is_kernel, splash_attention
+from poet.layers.splash import SplashBlocks, splash_attention
 from poet.typing import Array, Bool, Float
 
 # What rematerialisation may keep by name: products whose results are as wide as the stream, or
@@ -41,8 +43,8 @@ class BlockConfig:
         residual stream. Only where apply gets a "dropout" key, as training does.
       dtype: Type of the products.
       matmuls: A name of ``eight_bit.MATMULS``: how products with a kernel are formed.
-      attention: A name from `splash.ATTENTIONS`.
-      attention_blocks: Of the kernel.
+      attention: A name from `attention_choice.ATTENTIONS`.
+      attention_blocks: Of TPU's kernel.
     """
 
     d_model: int
@@ -114,11 +116,14 @@ class Block(nn.Module):
         return self._finish(x, positions_apart(attended))
 
     def _attend(self, q: Array, k: Array, v: Array, prefix_length: int) -> Array:
-        name, blocks = self.config.attention, self.config.attention_blocks
         # Parameters do not depend on it, and are made from one row, which no mesh divides.
-        if self.is_initializing() or not is_kernel(name):
+        name = "plain" if self.is_initializing() else chosen(self.config.attention)
+        if name == "plain":
             return prefix_attention(q, k, v, prefix_length)
-        return splash_attention(q, k, v, prefix_length, blocks, name == "splash_interpreted")
+        if name == "cudnn":
+            return cudnn_attention(q, k, v, prefix_length)
+        blocks, is_interpreted = self.config.attention_blocks, name == "splash_interpreted"
+        return splash_attention(q, k, v, prefix_length, blocks, is_interpreted)
 
     def _attend_visible(self, q: Array, k: Array, v: Array, visible: Array) -> Array:
         name = self.config.attention

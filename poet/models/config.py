@@ -1,12 +1,13 @@
 """Everything that fixes the language model's parameters and how they are used."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from poet.layers import position, splash
+from poet.layers import attention_choice, cudnn, position, splash
 from poet.layers.eight_bit import MATMULS
 from poet.layers.splash import SplashBlocks
 from poet.layers.tiled_loss import LossTiles
@@ -17,21 +18,27 @@ from poet.tokens.sequence import SEGMENT_KINDS
 from poet.tokens.vocabulary import Vocabulary
 
 _POLICIES = jax.checkpoint_policies
-# Results of an attention kernel. They are no products, so that policies must name them.
-_ATTENTION = _POLICIES.save_only_these_names(splash.KEPT_NAME)
-# What else is kept beside products on TPU, in place of the product of a rotation.
-_NAMED = _POLICIES.save_only_these_names(splash.KEPT_NAME, position.KEPT_NAME)
+
+
+def _kernels_and(*names: str) -> Callable[..., bool]:
+    """Keeps what has these names, and attention kernels' results, which are no products."""
+    named = _POLICIES.save_only_these_names(splash.KEPT_NAME, *names)
+    return _POLICIES.save_from_both_policies(named, cudnn.keeps_results)
+
+
+# What else is kept beside products: on TPU, in place of the product of a rotation.
+_NAMED = _kernels_and(position.KEPT_NAME)
 
 # What the backward pass keeps, by name; "none" keeps everything (no rematerialisation).
 REMAT_POLICIES = {
     "none": None,
     "full": _POLICIES.nothing_saveable,
-    "attention": _ATTENTION,
+    "attention": _kernels_and(),
     "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_saveable, _NAMED),
     "dots_no_batch": _POLICIES.save_from_both_policies(
         _POLICIES.dots_with_no_batch_dims_saveable, _NAMED
     ),
-    "dots_except_widening": _POLICIES.save_only_these_names(splash.KEPT_NAME, block.KEPT_NAME),
+    "dots_except_widening": _kernels_and(block.KEPT_NAME),
 }
 
 
@@ -94,9 +101,10 @@ class PrefixLMConfig:
       remat_policy: A name from ``REMAT_POLICIES``.
       row_multiple: Tables are padded to this many rows: 128 x the mesh's tensor axis.
       layers_per_iteration: Layers unrolled in one iteration of the loop over layers.
-      attention: A name from ``splash.ATTENTIONS``: "plain"; "splash", TPU's kernel; "auto", which
-        takes the kernel on TPU where the order of tokens allows it.
-      attention_blocks: Of the kernel.
+      attention: A name from ``attention_choice.ATTENTIONS``: "plain"; "splash", TPU's kernel;
+        "cudnn", kernels of NVIDIA GPUs; "auto", which takes TPU's kernel on TPU where the order of
+        tokens allows it, and is plain elsewhere: on no GPU was "cudnn" measured yet.
+      attention_blocks: Of TPU's kernel.
     """
 
     vocabulary: Vocabulary = Vocabulary()
@@ -131,7 +139,7 @@ class PrefixLMConfig:
             raise ValueError(
                 f"matmuls={self.matmuls!r} is unknown; choose one of {', '.join(MATMULS)}."
             )
-        splash.check_name(self.attention)
+        attention_choice.check_name(self.attention)
         for name in ("num_layers", "d_model", "num_heads", "mlp_dim", "text_slots"):
             if getattr(self, name) < 1:
                 raise ValueError(f"PrefixLMConfig {name}={getattr(self, name)} must be at least 1.")
