@@ -21,16 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tools import presets
 from tools.measuring import peak_memory_bytes, seconds_of
 
-# Layers, width, heads, MLP, visual codes. A and B: the two sizes of other stacks' figures.
-SIZES = {
-    "A": (4, 256, 4, 1024, 8192),
-    "B": (4, 256, 4, 1024, 270_000),
-    "300m": (24, 1024, 16, 2752, 262_144),
-    "1b": (20, 2048, 16, 5504, 262_144),
-    "8b": (40, 4096, 32, 11_008, 262_144),
-}
 # <bos>, <task> and the text's delimiters.
 _PREFIX_DELIMITERS = 4
 
@@ -38,7 +31,7 @@ _PREFIX_DELIMITERS = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tools/benchmark.py decode`."""
     add = parser.add_argument
-    add("--preset", choices=sorted(SIZES), default="A", help="sizes; the flags below change them")
+    add("--preset", choices=presets.NAMES, default="A", help="sizes; the flags below change them")
     for name in ("layers", "d_model", "heads", "mlp", "vocab", "kv_heads"):
         add(f"--{name}", type=int, help="of the model")
     add("--batch", type=int, default=4, help="requests")
@@ -125,11 +118,7 @@ def model_of(args: argparse.Namespace) -> tuple[Any, Any]:
     from poet.tokens.clip import ClipShape
     from poet.tokens.vocabulary import Vocabulary
 
-    for name, value in zip(
-        ("layers", "d_model", "heads", "mlp", "vocab"), SIZES[args.preset], strict=True
-    ):
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+    presets.fill_in(args)
     num_slots = args.prefix - _PREFIX_DELIMITERS
     if num_slots < 1 or args.new < 1 or args.d_model % args.heads:
         raise SystemExit(

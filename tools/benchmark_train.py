@@ -23,12 +23,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tools import benchmark_decode
+from tools import benchmark_decode, presets
 from tools.measuring import measure_peak_flops, peak_memory_bytes, seconds_of
 
 # Length, batch, prefix. A and B: the two sizes of other stacks' figures, whose text is not encoded;
-# the others: text-to-video of 17 square frames at the paper's sizes.
-_LENGTHS = {"A": (512, 4, 5), "B": (1024, 2, 128)}
+# the others: text-to-video of 17 square frames, of 32 pixels or at the paper's sizes.
+_LENGTHS = {
+    "A": (512, 4, 5),
+    "B": (1024, 2, 128),
+    "tiny": (150, 8, 68),
+    "demo": (102, 20, 20),
+}
 _VIDEO = (1351, 8, 69)
 # Where the codes that are written begin and end.
 _CODE_DELIMITERS = 2
@@ -37,8 +42,7 @@ _CODE_DELIMITERS = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tools/benchmark.py train`."""
     add = parser.add_argument
-    sizes = sorted(benchmark_decode.SIZES)
-    add("--preset", choices=sizes, default="A", help="sizes; the flags below change them")
+    add("--preset", choices=presets.NAMES, default="A", help="sizes; the flags below change them")
     for name in ("layers", "d_model", "heads", "mlp", "vocab", "kv_heads"):
         add(f"--{name}", type=int, help="of the model")
     add("--length", type=int, help="positions, prefix included")

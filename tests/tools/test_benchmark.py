@@ -1,14 +1,20 @@
+import argparse
 import importlib.util
 import json
 from pathlib import Path
 
+import gin
 import numpy as np
 import pytest
 
 from poet.data import writer
+from poet.main import commands
 from poet.media.write import write_video
+from poet.models.config import PrefixLMConfig
+from tools import benchmark_decode, presets
 
 ROOT = Path(__file__).parents[2]
+SIZE_FLAGS = ("layers", "d_model", "heads", "kv_heads", "mlp", "vocab")
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +153,35 @@ def test_kernels_are_compared_with_plain_forms(benchmark, capsys, what, sizes):
     if what == "loss":
         # All logits are 82 MB; their tiles, once kept, are as many, and never stand there twice.
         assert ours["temporary_bytes"] < facts["plain"]["temporary_bytes"]
+
+
+# Of a run's model; tests/main/test_model_presets.py has their parameters.
+HIDDEN = {"tiny": 64, "demo": 384, "300m": 2688, "1b": 5504, "8b": 10_880}
+
+
+@pytest.mark.parametrize("name", presets.GIN_MODELS)
+def test_presets_are_the_model_files(name):
+    args = argparse.Namespace(**dict.fromkeys(SIZE_FLAGS), preset=name, prefix=68, new=80)
+    args.frame, args.dtype = 256, "float32"
+    made, _ = benchmark_decode.model_of(args)
+    assert made.mlp_dim == args.mlp == HIDDEN[name]
+    commands.read_gin([f"gin/models/{name}.gin"], [])
+    run = gin.get_configurable(PrefixLMConfig)()
+    gin.clear_config()
+    for field in ("num_layers", "d_model", "num_heads", "num_kv_heads", "head_dim", "mlp_dim"):
+        assert getattr(made, field) == getattr(run, field), field
+
+
+def test_flags_change_a_preset():
+    args = argparse.Namespace(**dict.fromkeys(SIZE_FLAGS) | {"layers": 8, "mlp": 1}, preset="8b")
+    presets.fill_in(args)
+    assert (args.layers, args.mlp, args.d_model, args.vocab) == (8, 1, 4096, 262_144)
+
+
+def test_every_model_file_is_a_preset():
+    """Except the parts that run files add to one."""
+    files = {path.stem for path in (ROOT / "gin" / "models").glob("*.gin")}
+    assert files - {"t5", "large_tiles"} == set(presets.GIN_MODELS)
 
 
 def test_lengths_of_training_are_refused(benchmark):
