@@ -7,8 +7,9 @@
 
 Prints one JSON line. A step is forward pass, backward pass and AdamW's update, the state donated.
 Tokens a second count all positions, prefix included. Model FLOP (`poet/models/flops.py`) have the
-whole vocabulary at output positions, attention between the pairs that may see each other, and no
-recomputation; MFU is their rate over that of a large matrix product in the same run.
+whole vocabulary at output positions ("vocabulary" says how much of them that is), attention between
+the pairs that may see each other, and no recomputation; MFU is their rate over that of a large
+matrix product of the same type ("peak_dtype") in the same run.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poet.layers.attention_choice import ATTENTIONS
 from tools import benchmark_decode, presets
 from tools.measuring import measure_peak_flops, peak_memory_bytes, seconds_of
 
@@ -50,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, help="examples a step")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the products")
     add("--matmuls", default="plain", help="plain, or int8 or fp8 by qwix; see PrefixLMConfig")
+    add("--attention", choices=ATTENTIONS, default="auto", help="see PrefixLMConfig")
     add("--remat", default="none", help="what the backward pass keeps; see PrefixLMConfig")
     add("--tied", action="store_true", help="embedding and head are one table, as torch's side has")
     add("--unroll", type=int, help="layers in one iteration of the loop over layers; all on a CPU")
@@ -83,7 +86,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             seconds["torch"].append(rival.step())
     memory, median = peak_memory_bytes(), float(np.median(seconds["poet"]))
     work = flops.step_flops(config, plan, args.batch)
-    peak = measure_peak_flops()
+    peak = measure_peak_flops(args.dtype)
     facts = {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "setting": {k: v for k, v in vars(args).items() if v is not None and k not in _NOT_SHOWN},
@@ -92,8 +95,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "median_step_s": median,
         "tokens_per_s": args.batch * args.length / median,
         "model_flops": work,
+        "vocabulary": _vocabulary(config, plan, args.batch, work),
         "achieved_flops": work / median,
         "peak_flops": peak,
+        "peak_dtype": args.dtype,
         "mfu": work / median / peak,
         "peak_memory_bytes": memory,
         "loss_nats": float(measures["loss_nats"]),
@@ -106,6 +111,19 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "ratio_to_torch": theirs / median,
         }
     return facts
+
+
+def _vocabulary(config: Any, plan: Any, batch: int, work: float) -> dict[str, Any]:
+    """How the head is counted in a step's model FLOPs: all ids, at positions that are predicted."""
+    from poet.models import flops
+
+    head = 3 * batch * flops.example_flops(config, plan).head
+    return {
+        "is_counted": True,
+        "ids": config.vocabulary.size,
+        "positions": batch * (plan.length - 1 - plan.prefix_length),
+        "share_of_model_flops": head / work,
+    }
 
 
 _NOT_SHOWN = ("what", "run", "json", "new", "frame")
@@ -139,6 +157,7 @@ def _program(args: argparse.Namespace, config: Any, plan: Any) -> tuple[Any, Any
     unroll = args.unroll or (config.num_layers if jax.default_backend() == "cpu" else 1)
     config = dataclasses.replace(
         config,
+        attention=args.attention,
         remat_policy=args.remat,
         matmuls=args.matmuls,
         layers_per_iteration=unroll,

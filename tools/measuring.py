@@ -24,11 +24,11 @@ def median_seconds(run: Callable[[], Any], repeats: int) -> float:
     return float(np.median([seconds_of(run) for _ in range(repeats)]))
 
 
-def measure_peak_flops(size: int = 0) -> float:
-    """FLOP/s of a square matrix product: float32 on CPU, bfloat16 elsewhere."""
+def measure_peak_flops(dtype: str = "", size: int = 0) -> float:
+    """FLOP/s of a square matrix product; float32 on CPU, bfloat16 elsewhere if none is asked."""
     is_cpu = jax.default_backend() == "cpu"
     size = size or (2048 if is_cpu else 8192)
-    left = jnp.ones((size, size), jnp.float32 if is_cpu else jnp.bfloat16)
+    left = jnp.ones((size, size), dtype or ("float32" if is_cpu else "bfloat16"))
     product = jax.jit(lambda x: x @ x)
     return 2.0 * size**3 / median_seconds(lambda: product(left).block_until_ready(), 5)
 

@@ -11,7 +11,7 @@ from poet.data import writer
 from poet.main import commands
 from poet.media.write import write_video
 from poet.models.config import PrefixLMConfig
-from tools import benchmark_decode, presets
+from tools import benchmark_decode, benchmark_train, presets
 
 ROOT = Path(__file__).parents[2]
 SIZE_FLAGS = ("layers", "d_model", "heads", "kv_heads", "mlp", "vocab")
@@ -45,6 +45,24 @@ def test_the_tokenizer_is_measured_against_the_device(benchmark, capsys):
 
 def test_the_peak_is_that_of_a_product(benchmark):
     assert 1e8 < benchmark.measure_peak_flops(size=256) < 1e15
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mfu_is_against_the_peak_of_the_same_type(benchmark, capsys, monkeypatch, dtype):
+    """A product in bfloat16 on an accelerator is several times as fast as one in float32."""
+
+    def program(*_):
+        return lambda state, *_: (state, {"loss_nats": 0.0}), argparse.Namespace(params={}), [None]
+
+    peaks = {"float32": 1e9, "bfloat16": 8e9}
+    monkeypatch.setattr(benchmark_train, "_program", program)
+    monkeypatch.setattr(benchmark_train, "measure_peak_flops", peaks.__getitem__)
+    sizes = ["--layers=1", "--d_model=16", "--heads=2", "--mlp=16", "--vocab=64"]
+    asked = ["--batch=1", "--prefix=8", "--length=11", "--steps=1", f"--dtype={dtype}"]
+    assert benchmark.main(["train", *sizes, *asked]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["peak_dtype"], facts["peak_flops"]) == (dtype, peaks[dtype])
+    assert facts["mfu"] == pytest.approx(facts["achieved_flops"] / peaks[dtype])
 
 
 @pytest.mark.slow
@@ -125,6 +143,12 @@ def test_training_of_the_model_is_one_line_of_json(benchmark, capsys):
     head = 32 * 16 * facts_ids(facts)
     text = 4 * (7 * 64 * 64) + 2 * 64 * 4 * 4 + 4 * 64 * 16
     assert facts["model_flops"] == 2 * 3 * 2 * (layer + pairs + head + text)
+    assert facts["vocabulary"] == {
+        "is_counted": True,
+        "ids": facts_ids(facts),
+        "positions": 2 * 32,
+        "share_of_model_flops": pytest.approx(2 * 3 * 2 * head / facts["model_flops"]),
+    }
     assert abs(facts["loss_nats"] - np.log(facts_ids(facts))) < 1.5
 
 
