@@ -3,6 +3,8 @@
     python tools/benchmark.py loss --num_tokens 4096 --num_ids 270000 --d_model 256
     python tools/benchmark.py loss --num_tokens 65536 --num_ids 300000 --d_model 2048 --no_plain
     python tools/benchmark.py attention --length 1351 --prefix 71 --heads 16 --head_dim 128
+    python tools/benchmark.py attention --kernel cudnn --dtype bfloat16          on an NVIDIA GPU
+    python tools/benchmark.py attention --kernel splash --dtype bfloat16         on a TPU
 
 Prints one JSON line. Each form is compiled with its gradients; temporary memory is what XLA says
 the compiled program needs beyond arguments and results.
@@ -30,6 +32,8 @@ def main(what: str, argv: list[str]) -> int:
     sizes = _LOSS_SIZES if what == "loss" else _ATTENTION_SIZES
     for name, value in sizes.items():
         add(f"--{name}", type=int, default=value)
+    if what == "attention":
+        add("--kernel", choices=_KERNELS, help="measured beside the others; see PrefixLMConfig")
     args = parser.parse_args(argv)
     forms, inputs = (_loss if what == "loss" else _attention)(args)
     facts: dict[str, Any] = {
@@ -45,6 +49,7 @@ def main(what: str, argv: list[str]) -> int:
 
 _LOSS_SIZES = {"num_tokens": 4096, "num_ids": 270_000, "d_model": 256}
 _ATTENTION_SIZES = {"batch": 2, "length": 1351, "prefix": 71, "heads": 16, "head_dim": 64}
+_KERNELS = ("splash", "splash_interpreted", "cudnn")
 
 
 def _loss(args: argparse.Namespace) -> tuple[dict[str, Callable[..., Any]], Any]:
@@ -78,7 +83,21 @@ def _loss(args: argparse.Namespace) -> tuple[dict[str, Callable[..., Any]], Any]
 def _attention(args: argparse.Namespace) -> tuple[dict[str, Callable[..., Any]], Any]:
     """Sums of attention's output, from queries, keys and values."""
     from poet.layers.attention import masked_attention, prefix_attention
+    from poet.layers.attention_choice import chosen
+    from poet.layers.cudnn import cudnn_attention
     from poet.layers.mask import prefix_lm_mask
+    from poet.layers.splash import splash_attention
+
+    if args.kernel:
+        chosen(args.kernel)  # refuses one that is not for this device
+
+    def kernel(q: Any, k: Any, v: Any) -> Any:
+        if args.kernel == "cudnn":
+            out = cudnn_attention(q, k, v, args.prefix)
+        else:
+            is_interpreted = args.kernel == "splash_interpreted"
+            out = splash_attention(q, k, v, args.prefix, is_interpreted=is_interpreted)
+        return out.astype(jnp.float32).sum()
 
     def prefix(q: Any, k: Any, v: Any) -> Any:
         return prefix_attention(q, k, v, args.prefix).astype(jnp.float32).sum()
@@ -95,7 +114,8 @@ def _attention(args: argparse.Namespace) -> tuple[dict[str, Callable[..., Any]],
             jax.random.normal(jax.random.key(seed), shape, args.dtype) for seed in range(3)
         )
 
-    return {"prefix": prefix, "plain": plain}, ((each,) * 3, make)
+    forms = {"prefix": prefix, "plain": plain}
+    return forms | ({args.kernel: kernel} if args.kernel else {}), ((each,) * 3, make)
 
 
 def _measured(form: Callable[..., Any], inputs: Any, args: argparse.Namespace) -> dict[str, Any]:

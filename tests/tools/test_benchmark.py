@@ -202,6 +202,19 @@ def test_flags_change_a_preset():
     assert (args.layers, args.mlp, args.d_model, args.vocab) == (8, 1, 4096, 262_144)
 
 
+@pytest.mark.slow
+def test_a_kernel_is_measured_beside_plain_attention(benchmark, capsys):
+    sizes = ["--batch=1", "--length=20", "--prefix=9", "--heads=1", "--head_dim=8", "--repeats=1"]
+    assert benchmark.main(["attention", *sizes, "--kernel=splash_interpreted"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["splash_interpreted"]["value"] == pytest.approx(facts["plain"]["value"], rel=1e-4)
+
+
+def test_a_kernel_for_other_devices_is_not_measured(benchmark):
+    with pytest.raises(ValueError, match="'cudnn' is for NVIDIA GPUs, this program is for cpu"):
+        benchmark.main(["attention", "--kernel=cudnn", "--dtype=bfloat16"])
+
+
 def test_every_model_file_is_a_preset():
     """Except the parts that run files add to one."""
     files = {path.stem for path in (ROOT / "gin" / "models").glob("*.gin")}
