@@ -1,5 +1,6 @@
 """The language model's training step on any mesh, and what its compiled program says of itself."""
 
+import collections
 import dataclasses
 import re
 
@@ -28,6 +29,8 @@ CONFIG = dataclasses.replace(
     tiny_lm.CONFIG, num_heads=8, tiles=LossTiles(num_tokens=8, num_ids=20, z_loss=1e-2)
 )
 BATCH, CLIP = 8, ClipShape(9, 8, 24)
+Clips = collections.namedtuple("Clips", "number, shape")
+SHORT = Clips(BATCH, CLIP)
 # replica x fsdp x sequence x tensor: each alone over eight devices, then each beside others.
 EIGHT = [
     (8, 1, 1, 1),
@@ -58,17 +61,17 @@ def mesh_of(replica, fsdp, sequence, tensor):
     )
 
 
-def plan_and_batch(config=CONFIG, task="text_to_video"):
+def plan_and_batch(config=CONFIG, task="text_to_video", clips=SHORT):
     """A plan and a batch of it whose rows and positions have different weights."""
     plan = sequence.plan(
-        tiny_lm.tasks.get(task), CLIP, tiny_lm.SOUND, config.text_slots, config.vocabulary
+        tiny_lm.tasks.get(task), clips.shape, tiny_lm.SOUND, config.text_slots, config.vocabulary
     )
-    visual = np.random.default_rng(2).integers(0, 12, (BATCH, *CLIP.grid))
-    fields = tiny_lm.random_fields(batch_size=BATCH) | {"visual": visual}
+    visual = np.random.default_rng(2).integers(0, 12, (clips.number, *clips.shape.grid))
+    fields = tiny_lm.random_fields(batch_size=clips.number) | {"visual": visual}
     batch = sequence.assemble(plan, fields)
     weights = np.random.default_rng(1).uniform(0.5, 1.5, batch["decoder_loss_weights"].shape)
     batch["decoder_loss_weights"] = (batch["decoder_loss_weights"] * weights).astype(np.float32)
-    return plan, batch | {"text_is_dropped": np.arange(BATCH) % 3 == 0}
+    return plan, batch | {"text_is_dropped": np.arange(clips.number) % 3 == 0}
 
 
 class _OneGroup(AgdBatches):
@@ -78,10 +81,10 @@ class _OneGroup(AgdBatches):
         self.groups = {group.name: group}
 
 
-def programs_on(mesh, config=CONFIG, schedule=RASTER):
+def programs_on(mesh, config=CONFIG, schedule=RASTER, clips=SHORT):
     """(the programs of a run with one group "it", its batch)."""
-    plan, batch = plan_and_batch(config)
-    batches = _OneGroup(Group(name="it", plan=plan, batch_size=BATCH, task_names=("it",)))
+    plan, batch = plan_and_batch(config, clips=clips)
+    batches = _OneGroup(Group(name="it", plan=plan, batch_size=clips.number, task_names=("it",)))
     return LMPrograms(PrefixLM(config, schedule), optax.sgd(1.0), mesh, batches), batch
 
 
@@ -94,9 +97,9 @@ def params_of(config=CONFIG):
     return jax.device_get(params)
 
 
-def loss_and_gradients(mesh, params, config=CONFIG, schedule=RASTER):
+def loss_and_gradients(mesh, params, config=CONFIG, schedule=RASTER, clips=SHORT):
     """{"loss": ..., "a/b/c": gradient, ...} of the compiled step on a mesh, as numpy."""
-    programs, batch = programs_on(mesh, config, schedule)
+    programs, batch = programs_on(mesh, config, schedule, clips)
     compiled = programs.compile_gradients("it")  # with the base of adapters, {}, bound in front
     params = jax.tree.map(
         lambda value, like: jax.device_put(value, like.sharding),

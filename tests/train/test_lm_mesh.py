@@ -1,5 +1,7 @@
 """The language model's training step on meshes: numbers of one device, programs without copies."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import mesh_programs
@@ -7,6 +9,8 @@ import numpy as np
 import pytest
 import real_processes
 
+from poet.layers.tiled_loss import LossTiles
+from poet.tokens.clip import ClipShape
 from poet.tokens.fed_rows import fed_rows
 from poet.tokens.schedule import RASTER, Schedule
 
@@ -42,6 +46,38 @@ def test_eight_devices_give_the_numbers_of_one(schedule, shapes):
     assert num_fed % 4 and (plan.length - 1 - plan.prefix_length) % 4, "padding is tried"
     found = real_processes.on_eight_devices(off_one_device, schedule.name, shapes)
     assert len(found) == len(shapes)
+    for shape, off in found.items():
+        assert max(off.values()) < 1e-5, (shape, sorted(off.items(), key=lambda x: -x[1])[:5])
+
+
+# The paper's pictures: 41 frames of 128 x 128 pixels are 11 x 16 x 16 codes.
+LONG = mesh_programs.Clips(2, ClipShape(41, 128, 128))
+LONG_CONFIG = dataclasses.replace(
+    mesh_programs.CONFIG, tiles=LossTiles(num_tokens=512, num_ids=20, z_loss=1e-2)
+)
+
+
+def off_unsplit_sequences(shapes):
+    """As `off_one_device`, of long clips."""
+    params = mesh_programs.params_of(LONG_CONFIG)
+
+    def on(shape):
+        mesh = mesh_programs.mesh_of(*shape)
+        return mesh_programs.loss_and_gradients(mesh, params, LONG_CONFIG, clips=LONG)
+
+    one = on((1, 1, 1, 1))
+    assert np.abs(one["layers/block/key/kernel"]).max() > 1e-5, "gradients are more than rounding"
+    return {str(tuple(shape)): mesh_programs.differences(on(shape), one) for shape in shapes}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_long_sequences_split_over_devices_give_the_numbers_of_one():
+    """2,828 positions are fed: eight devices split them with padding, four without."""
+    plan, _ = mesh_programs.plan_and_batch(LONG_CONFIG, clips=LONG)
+    assert plan.clip.grid == (11, 16, 16) and plan.length - 1 == 2828
+    found = real_processes.on_eight_devices(off_unsplit_sequences, [(1, 1, 8, 1), (1, 2, 4, 1)])
+    assert len(found) == 2
     for shape, off in found.items():
         assert max(off.values()) < 1e-5, (shape, sorted(off.items(), key=lambda x: -x[1])[:5])
 
