@@ -7,10 +7,13 @@ poet plan --gin_file gin/runs/pretrain.gin --gin_file gin/models/8b.gin \\
   --gin.NAME=value     one binding; sizes.TokenSizes.num_frames and the like set clips and codes
   --topology NAME      CHIP:SIDExSIDE[xSIDE][@SLICES], or "here" for this machine's devices
 
-Exits 1 if the step does not fit a chip's memory, and says what would. docs/scale.md explains the
-numbers. Compiling takes minutes a group; --groups 1 compiles the most frequent and the longest.
+Exits 1 if the step does not fit a chip's memory, and says what would; 2 if a topology could not be
+planned, with the others' plans written. Several slices hold a copy of the state each, unless
+partitioning.MeshConfig.replica says how many copies there are. docs/scale.md explains the numbers.
+Compiling takes minutes a group; --groups 1 compiles the most frequent and the longest.
 """
 
+import functools
 import os
 import re
 import sys
@@ -66,13 +69,24 @@ def _run(argv: list[str]) -> int:
     # Programs for the devices here are compiled as they would run.
     is_here = any(topology.is_here for topology in topologies)
     with devices.compile_with("full" if is_here else flags.effort):
-        if flags.step == "tokenizer":
-            outcomes = _tokenizer(topologies)
-        else:
-            run, sizes = _read(flags)
-            outcomes = [_plan(flags, run, sizes, topology) for topology in topologies]
-    _write(flags, outcomes)
+        plan = _planner(flags)
+        outcomes = []
+        for topology in topologies:
+            outcomes.append(planning.attempt(topology, functools.partial(plan, topology)))
+            _show(outcomes[-1])
+            _write(flags, outcomes)
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    if len(results) > 1:
+        print(report.summary(results))
     return planning.exit_code(outcomes)
+
+
+def _planner(flags):
+    """Reads what gin configured; returns what plans it on a topology."""
+    if flags.step == "tokenizer":
+        return _tokenizer()
+    run, sizes = _read(flags)
+    return lambda topology: _plan(flags, run, sizes, topology)
 
 
 def _read(flags):
@@ -107,7 +121,7 @@ def _plan(flags, run, sizes, topology):
     return planning.plan_train(run, sizes, topology, effort, _say)
 
 
-def _tokenizer(topologies) -> list:
+def _tokenizer():
     import gin
 
     from poet.plan import planning, tokenizer_step
@@ -116,12 +130,9 @@ def _tokenizer(topologies) -> list:
 
     gin.get_configurable(TokenSizes)()  # a tokenizer's run has sizes of its own
     run = commands.call_configured(TokenizerRun)
-    return [
-        planning.or_refusal(
-            topology, lambda at=topology: tokenizer_step.plan_tokenizer(run, at, _say)
-        )
-        for topology in topologies
-    ]
+    return lambda topology: planning.or_refusal(
+        topology, lambda: tokenizer_step.plan_tokenizer(run, topology, _say)
+    )
 
 
 def _print_grid(tried) -> None:
@@ -138,26 +149,33 @@ def _print_grid(tried) -> None:
             )
 
 
+def _show(outcome) -> None:
+    from poet.plan import report
+
+    if outcome.result is not None:
+        print(report.to_markdown([outcome.result]), flush=True)
+    if outcome.is_wrong:
+        _say(f"error: {outcome.refusal}")
+    elif outcome.refusal:
+        print(outcome.refusal, flush=True)
+
+
 def _write(flags, outcomes) -> None:
+    """What is known so far: a later topology that fails loses nothing."""
     from poet.media.write import temporary_sibling
     from poet.plan import report
 
+    if not flags.out or all(outcome.is_wrong for outcome in outcomes):
+        return
     results = [outcome.result for outcome in outcomes if outcome.result is not None]
     refusals = [outcome.refusal for outcome in outcomes if outcome.refusal]
-    if results:
-        print(report.to_markdown(results))
-        if len(results) > 1:
-            print(report.summary(results))
-    for refusal in refusals:
-        print(refusal)
-    if flags.out:
-        folder = Path(flags.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = report.to_markdown(results) + "".join(f"\n{words}\n" for words in refusals)
-        for name, content in (("plan.json", report.dumps(results)), ("plan.md", text)):
-            with temporary_sibling(folder / name) as temporary:
-                temporary.write_text(content)
-        print(f"Written: {folder / 'plan.json'}, {folder / 'plan.md'}")
+    folder = Path(flags.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = report.to_markdown(results) + "".join(f"\n{words}\n" for words in refusals)
+    for name, content in (("plan.json", report.dumps(results)), ("plan.md", text)):
+        with temporary_sibling(folder / name) as temporary:
+            temporary.write_text(content)
+    _say(f"Written: {folder / 'plan.json'}, {folder / 'plan.md'}")
 
 
 def _placeholders(files: list[str], bindings: list[str]) -> list[str]:

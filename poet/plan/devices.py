@@ -1,6 +1,7 @@
 """Devices of a described TPU slice, or of this machine, laid out as a mesh."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from jax.experimental import topologies
 
 from poet.plan.chips import HERE, Topology, parse_topology
 from poet.train.chips import chip_of_kind
+from poet.train.partitioning import MeshConfig
 
 # Without these, libtpu looks for the machine of a TPU and prints that there is none.
 _ENVIRONMENT = {
@@ -67,6 +69,20 @@ def devices_of(topology: Topology) -> list[Any]:
             " are usually powers of two, and a host has four chips."
         ) from error
     return list(found.devices)
+
+
+def over_slices(mesh: MeshConfig, topology: Topology) -> tuple[MeshConfig, tuple[str, ...]]:
+    """(the mesh, what to say of it): where it has one copy of the state, several slices get one
+    each, because `partitioning.lay_out` splits nothing but a batch over them."""
+    count = topology.num_slices
+    if count == 1 or mesh.replica != 1:
+        return mesh, ()
+    said = (
+        f"Each of the {count} slices of {topology.name} was given a copy of the state, replica ="
+        f" {count}, where the run has 1; to train there, add"
+        f" --gin.partitioning.MeshConfig.replica={count}."
+    )
+    return dataclasses.replace(mesh, replica=count), (said,)
 
 
 @contextlib.contextmanager

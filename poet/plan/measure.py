@@ -191,12 +191,14 @@ class Result:
       facts: What stands beside every number: batch, optimizer, rematerialisation, mesh.
       rows: One a group.
       replicated: Path -> bytes of large arrays of which every chip holds a whole copy.
+      notes: Sentences about what was taken to be.
     """
 
     topology: Topology
     facts: Mapping[str, Any]
     rows: tuple[Row, ...]
     replicated: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def memory(self) -> Memory:

@@ -35,16 +35,34 @@ class Effort:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A topology's result, or the sentence that says why there is none."""
+    """A topology's result, or the sentence that says why there is none.
+
+    Attributes:
+      topology: Where.
+      result: None where nothing was compiled to the end.
+      refusal: "" where the step fits.
+      is_wrong: Whether the settings cannot be planned there at all, however large the chip.
+    """
 
     topology: Topology
     result: Result | None
     refusal: str = ""
+    is_wrong: bool = False
 
     @property
     def fits(self) -> bool:
         """Whether the step fits."""
         return self.result is not None and self.result.fits
+
+
+def attempt(topology: Topology, make: Callable[[], Outcome]) -> Outcome:
+    """The outcome that `make` gives; its ValueError is the refusal of this topology alone."""
+    try:
+        return make()
+    except ValueError as error:
+        said = " ".join(str(error).split())
+        words = f"{topology.name} was not planned: {said}"
+        return Outcome(topology=topology, result=None, refusal=words, is_wrong=True)
 
 
 def plan_train(
@@ -90,8 +108,9 @@ class _Refused(Exception):
 def _train(
     run: LMRun, sizes: SequenceSizes, topology: Topology, effort: Effort, say: Say
 ) -> tuple[TrainPlan, Result]:
-    found = devices.devices_of(topology)
-    mesh = partitioning.make_mesh(run.mesh, found)
+    layout, notes = devices.over_slices(run.mesh, topology)
+    run = dataclasses.replace(run, mesh=layout)
+    mesh = partitioning.make_mesh(run.mesh, devices.devices_of(topology))
     plan = train_step.plan_training(run, sizes, topology, mesh)
     compiler = Compiler(topology, say)
     chosen = _chosen(plan, effort.num_groups)
@@ -112,6 +131,7 @@ def _train(
             for part in plan.parts
         ),
         replicated=plan.replicated,
+        notes=notes,
     )
     return plan, result
 
@@ -195,12 +215,13 @@ def search(
 
 def grid(run: LMRun, topology: Topology) -> list[Setting]:
     """Settings that `search` tries, the run's own first."""
+    mesh, _ = devices.over_slices(run.mesh, topology)
     own = Setting(
         batch_tokens=run.batch_tokens,
         remat_policy=run.model.remat_policy,
         tensor=run.mesh.tensor,
         topology=topology,
-        replica=run.mesh.replica,
+        replica=mesh.replica,
     )
     found = [own]
     # Where `fsdp` is a number, the mesh has no room for other copies than its own.
@@ -224,5 +245,7 @@ def grid(run: LMRun, topology: Topology) -> list[Setting]:
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """1 if some topology does not hold the step."""
+    """2 if some topology could not be planned, 1 if one does not hold the step."""
+    if any(outcome.is_wrong for outcome in outcomes):
+        return 2
     return 0 if all(outcome.fits for outcome in outcomes) else 1

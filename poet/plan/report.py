@@ -27,6 +27,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "capacity_bytes": chip.hbm_bytes,
         "mixture": result.average(),
         "replicated_arrays": dict(result.replicated),
+        "notes": list(result.notes),
         "groups": [_row_json(result, row) for row in result.rows],
     }
 
@@ -142,8 +143,9 @@ def _section(result: Result) -> str:
 
 
 def _notes(result: Result, row: Row | None) -> list[str]:
-    """What TPU's compiler makes of exchanges over whole slices (docs/scale.md)."""
-    topology, notes = result.topology, []
+    """The result's own, and what TPU's compiler makes of exchanges over whole slices
+    (docs/scale.md)."""
+    topology, notes = result.topology, list(result.notes)
     if topology.loses_rings:
         notes.append(
             "libtpu seems to describe several slices without the closed rings of each: gathers over"

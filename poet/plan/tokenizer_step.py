@@ -26,7 +26,8 @@ def plan_tokenizer(run: TokenizerRun, topology: Topology, say: Any) -> Result:
     """
     recipe, batches = run.recipe, run.recipe.batches()
     found = devices.devices_of(topology)
-    mesh = partitioning.make_mesh(run.mesh or MeshConfig(), found)
+    layout, notes = devices.over_slices(run.mesh or MeshConfig(), topology)
+    mesh = partitioning.make_mesh(layout, found)
     tokenizer_run.check_rows(batches, mesh)
     tx = make_optimizer(run.optimizer, run.num_steps, convolution_kernels)
     shapes = jax.eval_shape(lambda key: recipe.init(key, tx), _KEY)
@@ -75,6 +76,7 @@ def plan_tokenizer(run: TokenizerRun, topology: Topology, say: Any) -> Result:
         facts=facts,
         rows=tuple(found_rows),
         replicated=memory.replicated_bytes(state, 2**24) if mesh.size > 1 else {},
+        notes=notes,
     )
 
 

@@ -11,6 +11,7 @@ import gin
 import pytest
 
 from poet.main import plan
+from poet.plan import planning
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = [
@@ -63,6 +64,27 @@ def test_wrong_calls_are_refused(words, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
+def test_a_topology_that_cannot_be_planned_loses_none_of_the_others(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def plan_train(run, sizes, topology, effort, say):
+        seen.append(sorted(path.name for path in tmp_path.iterdir()))
+        if topology.num_slices == 2:
+            raise ValueError("no such\n mesh")
+        return planning.Outcome(topology=topology, result=None, refusal="It does not fit.")
+
+    monkeypatch.setattr(planning, "plan_train", plan_train)
+    names = ("v5e:2x2@2", "v5e:2x2", "v5e:4x4")
+    topologies = [word for name in names for word in ("--topology", name)]
+    words = ["--gin_file", "gin/runs/tiny.gin", *topologies, *SMALL, "--out", str(tmp_path)]
+    assert plan.main(words) == 2
+    # Written after each, and not for one that was not planned alone.
+    assert seen == [[], [], ["plan.json", "plan.md"]]
+    text = (tmp_path / "plan.md").read_text()
+    assert "v5e:2x2@2 was not planned: no such mesh" in text and "It does not fit." in text
+    assert "error: v5e:2x2@2 was not planned" in capsys.readouterr().err
+
+
 def test_macros_that_a_plan_does_not_need_get_a_value():
     assert plan._placeholders(["gin/runs/tiny.gin"], ["MODEL_DIR = 'x'"]) == [
         "DATA_DIR = 'not_used_by_a_plan'"
@@ -72,12 +94,17 @@ def test_macros_that_a_plan_does_not_need_get_a_value():
 @pytest.mark.tpu
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
-def test_a_tiny_step_is_compiled_for_four_chips_of_v5e(tmp_path):
+def test_a_tiny_step_is_compiled_for_slices_of_v5e(tmp_path):
     # A process of its own: libtpu is initialised once, and keeps its environment.
-    words = ["--gin_file", "gin/runs/tiny.gin", "--topology", "v5e:2x2", "--groups", "1", *SMALL]
+    words = ["--gin_file", "gin/runs/tiny.gin", "--groups", "1", *SMALL]
+    words += ["--topology", "v5e:2x2", "--topology", "v5e:2x2@2"]
     command = [sys.executable, "-m", "poet.main.plan", *words, "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, check=False)
     assert done.returncode == 0
-    (found,) = json.loads((tmp_path / "plan.json").read_text())
+    found, two = json.loads((tmp_path / "plan.json").read_text())
     assert found["fits"] and found["capacity_bytes"] == 15.75 * 2**30
     assert found["groups"][0]["collectives"] and found["replicated_arrays"] == {}
+    # A run file with one copy of the state has one in each slice.
+    assert found["notes"] == [] and two["settings"]["mesh"] == {"replica": 2, "fsdp": 4}
+    assert "--gin.partitioning.MeshConfig.replica=2" in two["notes"][0]
+    assert two["notes"][0] in (tmp_path / "plan.md").read_text()

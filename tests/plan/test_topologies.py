@@ -2,8 +2,10 @@
 
 import pytest
 
+from poet.plan import devices
 from poet.plan.chips import parse_topology
 from poet.train.chips import CHIPS
+from poet.train.partitioning import MeshConfig
 
 
 def test_a_name_is_chip_sides_and_slices():
@@ -28,6 +30,14 @@ def test_copies_of_the_state_are_as_few_as_let_gradients_be_scattered():
     # Groups of 32, 32, 8, 64, 128 and 2 chips: no more than was seen, and less than a slice.
     assert list(found.values()) == [2, 8, 2, 4, 2, 2]
     assert parse_topology("v6e:16x16@4").scattering_copies == 2, "of each slice"
+
+
+def test_each_slice_gets_a_copy_of_the_state_unless_copies_were_asked_for():
+    found, (said,) = devices.over_slices(MeshConfig(tensor=4), parse_topology("v6e:16x16@4"))
+    assert found == MeshConfig(replica=4, tensor=4)
+    assert "replica = 4, where the run has 1" in said and "MeshConfig.replica=4." in said
+    for mesh, name in ((MeshConfig(), "v6e:16x16"), (MeshConfig(replica=8), "v6e:16x16@4")):
+        assert devices.over_slices(mesh, parse_topology(name)) == (mesh, ())
 
 
 def test_slices_of_closed_rings_are_described_without_them():

@@ -198,4 +198,4 @@ def test_the_grid_has_each_setting_once_and_the_own_first():
     assert len(found) == 19 and len(copies) == 6
     assert {setting.tensor for setting in copies} == {1}
     assert train_step.with_setting(run, copies[0]).mesh.replica == 16
-    assert "mesh replica = 16 (was 1)" in copies[0].words(found[0])
+    assert "mesh replica = 16 (was 2)" in copies[0].words(found[0])
