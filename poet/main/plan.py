@@ -23,7 +23,7 @@ from poet.main import commands
 
 _SIZES = "gin/plan/paper.gin"
 # Macros that training needs and a plan does not.
-_PLACES = ("MODEL_DIR", "DATA_DIR")
+_PLACES = ("MODEL_DIR", "DATA_DIR", "INIT_FROM")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -147,13 +147,15 @@ def _guess(plan: TrainPlan, needed: float | None, topology: Topology) -> Memory:
     """Memory of a step that the compiler refused: state and gradients are known, the rest is what
     it says is needed, or half of the chip more than there is."""
     state = plan.facts["state_bytes_per_chip"]
+    gradients = plan.facts["gradient_bytes_per_chip"]
     needed = needed or 1.5 * topology.chip.hbm_bytes
-    # The compiler's number has the program's own arguments in it, of the state the parameters.
+    # The compiler's number has the program's own arguments in it, of the state the parameters:
+    # about as many bytes as their gradients.
     return Memory(
         resident=state,
         arguments=0.0,
-        outputs=state / 3,
-        temporaries=max(needed - state / 3, 0.25 * topology.chip.hbm_bytes),
+        outputs=gradients,
+        temporaries=max(needed - gradients, 0.25 * topology.chip.hbm_bytes),
     )
 
 

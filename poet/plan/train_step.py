@@ -124,19 +124,16 @@ def plan_training(run: LMRun, sizes: SequenceSizes, topology: Topology, mesh: Me
         types.SimpleNamespace(groups=groups),
         text,
         run.updates,
+        run.adapters,
     )
-    state = programs.state_shapes
-    state_bytes = memory.bytes_on_chip(state)
-    moving = {
-        name: tree
-        for name, tree in state.params.items()
-        if not (run.text_is_frozen and name == "text_encoder")
-    }
+    held = _held(programs, run)
+    state_bytes = memory.bytes_on_chip(held)
+    gradient_bytes = memory.bytes_on_chip(_moving(programs, run))
     update = Program(
         name="update",
         compile=programs.compile_update,
         state_bytes=state_bytes,
-        argument_bytes=memory.bytes_on_chip(moving),
+        argument_bytes=gradient_bytes,
     )
     parts = []
     for name in sorted(groups, key=lambda name: -shares[name]):
@@ -148,7 +145,11 @@ def plan_training(run: LMRun, sizes: SequenceSizes, topology: Topology, mesh: Me
                 batch_size=group.batch_size,
                 tokens=group.tokens_per_step,
                 model_flops=flops.step_flops(
-                    config, group.plan, group.batch_size, run.text_is_frozen
+                    config,
+                    group.plan,
+                    group.batch_size,
+                    run.text_is_frozen,
+                    run.adapters is not None,
                 ),
                 programs=(
                     dataclasses.replace(
@@ -159,14 +160,15 @@ def plan_training(run: LMRun, sizes: SequenceSizes, topology: Topology, mesh: Me
                 ),
             )
         )
-    facts = _facts(run, config, topology, mesh, state) | {
+    facts = _facts(run, config, topology, mesh, programs) | {
         "state_bytes_per_chip": state_bytes,
+        "gradient_bytes_per_chip": gradient_bytes,
         "batch_tokens": run.batch_tokens,
     }
     return TrainPlan(
         parts=tuple(parts),
         facts=facts,
-        replicated=memory.replicated_bytes(state) if mesh.size > mesh.shape["replica"] else {},
+        replicated=memory.replicated_bytes(held) if mesh.size > mesh.shape["replica"] else {},
         left_out=left_out,
         setting=Setting(
             batch_tokens=run.batch_tokens,
@@ -178,6 +180,22 @@ def plan_training(run: LMRun, sizes: SequenceSizes, topology: Topology, mesh: Me
         num_heads=config.block.num_kv_heads,
         smallest=ways * max(group.plan.length for group in groups.values()),
     )
+
+
+def _held(programs: LMPrograms, run: LMRun) -> Any:
+    """Shapes of all that stays on the chips: the state, and the base that adapters adapt."""
+    if run.adapters is None:
+        return programs.state_shapes
+    return {"state": programs.state_shapes, "base": programs.model_shapes}
+
+
+def _moving(programs: LMPrograms, run: LMRun) -> dict[str, Any]:
+    """Shapes of the parameters that train, and so of the gradients."""
+    return {
+        name: tree
+        for name, tree in programs.state_shapes.params.items()
+        if not (run.text_is_frozen and name == "text_encoder")
+    }
 
 
 def _gradients(programs: LMPrograms, group: Group, state_bytes: float, mesh: Mesh) -> Program:
@@ -203,16 +221,19 @@ def _kernels(config: PrefixLMConfig, group: Group, mesh: Mesh, ways: int) -> dic
     )
 
 
-def _facts(run: LMRun, config: Any, topology: Topology, mesh: Mesh, state: Any) -> dict[str, Any]:
-    count = {
-        name: sum(leaf.size for leaf in jax.tree.leaves(tree))
-        for name, tree in state.params.items()
-    }
+def _facts(
+    run: LMRun, config: Any, topology: Topology, mesh: Mesh, programs: LMPrograms
+) -> dict[str, Any]:
+    count = {name: _count(tree) for name, tree in programs.model_shapes.items()}
+    adapters = {}
+    if run.adapters is not None:
+        adapters["parameters_of_adapters"] = _count(programs.state_shapes.params)
     return {
-        "parameters": int(sum(count.values())),
-        "parameters_of_layers": int(count.get("layers", 0)),
-        "parameters_of_text_encoder": int(count.get("text_encoder", 0)),
-        "text_is_frozen": run.text_is_frozen,
+        "parameters": sum(count.values()),
+        "parameters_of_layers": count.get("layers", 0),
+        "parameters_of_text_encoder": count.get("text_encoder", 0),
+        **adapters,
+        "text_is_frozen": run.text_is_frozen or run.adapters is not None,
         "num_layers": config.num_layers,
         "d_model": config.d_model,
         "dtype": np.dtype(config.dtype).name,
@@ -225,3 +246,7 @@ def _facts(run: LMRun, config: Any, topology: Topology, mesh: Mesh, state: Any) 
         "codes": [config.vocabulary.num_visual, *config.vocabulary.audio_levels],
         "factors": dataclasses.asdict(roofline.CALIBRATED),
     }
+
+
+def _count(tree: Any) -> int:
+    return int(sum(leaf.size for leaf in jax.tree.leaves(tree)))

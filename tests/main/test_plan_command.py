@@ -89,6 +89,8 @@ def test_macros_that_a_plan_does_not_need_get_a_value():
     assert plan._placeholders(["gin/runs/tiny.gin"], ["MODEL_DIR = 'x'"]) == [
         "DATA_DIR = 'not_used_by_a_plan'"
     ]
+    found = plan._placeholders(["gin/runs/finetune_lora.gin"], [])
+    assert "INIT_FROM = 'not_used_by_a_plan'" in found and len(found) == 3
 
 
 @pytest.mark.tpu

@@ -18,6 +18,7 @@ from poet.tokenizers.text import ByteTokenizer
 from poet.train import partitioning
 from poet.train.lm import LMRun
 from poet.train.loop import LoopConfig
+from poet.train.lora import LoraConfig
 from poet.train.partitioning import MeshConfig
 
 TOKENS = TokenSizes(num_visual=1024, audio_levels=(16, 16), height_px=16, width_px=16)
@@ -151,6 +152,27 @@ def test_exchanges_over_large_groups_are_remarked_on(compiled, name, kind, group
     for more in ({"mesh": {"replica": 16}}, {"step": "decode poet_text_to_video"}):
         told = report._notes(dataclasses.replace(result, facts=result.facts | more), row)
         assert not any("replica" in note for note in told)
+
+
+def test_adapters_keep_the_base_beside_their_own_state():
+    whole = run_of(mesh=MeshConfig(fsdp=2, tensor=2), mixture_or_task_name="poet_unconditional")
+    run = dataclasses.replace(whole, adapters=LoraConfig(rank=2), init_from="a_model")
+    topology = devices.find("here")
+    mesh = partitioning.make_mesh(run.mesh, devices.devices_of(topology))
+    plans = [train_step.plan_training(each, SIZES, topology, mesh) for each in (whole, run)]
+    facts, adapted = (plan.facts for plan in plans)
+    assert adapted["parameters"] == facts["parameters"]
+    small = adapted["parameters_of_adapters"]
+    assert 0 < small < 0.1 * facts["parameters"] and "parameters_of_adapters" not in facts
+    # No moments are kept of the base: a third of the state stays.
+    assert adapted["state_bytes_per_chip"] < 0.45 * facts["state_bytes_per_chip"]
+    assert adapted["gradient_bytes_per_chip"] < 0.1 * facts["gradient_bytes_per_chip"]
+    # What is adapted has gradients of its inputs only.
+    assert plans[1].parts[0].model_flops < 0.7 * plans[0].parts[0].model_flops
+    # The programs are those of a run of adapters: the base is an argument, beside four others.
+    compiled = plans[1].parts[0].programs[0].compile()
+    base, *_ = compiled.func.args_info[0]
+    assert set(base) >= {"layers", "embed"}
 
 
 def test_no_large_array_is_on_every_chip(compiled):
