@@ -84,7 +84,7 @@ def _run(argv: list[str]) -> int:
 def _planner(flags):
     """Reads what gin configured; returns what plans it on a topology."""
     if flags.step == "tokenizer":
-        return _tokenizer()
+        return _tokenizer(flags)
     run, sizes = _read(flags)
     return lambda topology: _plan(flags, run, sizes, topology)
 
@@ -108,11 +108,13 @@ def _read(flags):
 
 
 def _plan(flags, run, sizes, topology):
-    from poet.plan import decode_step, planning
+    from poet.plan import decode_step, nearby, planning
 
     if flags.step == "decode":
         asked = (run, sizes, topology, flags.task, flags.batch)
-        return planning.or_refusal(topology, lambda: decode_step.plan_decoding(*asked, _say))
+        near = None if flags.no_proposals else lambda needs: nearby.of_decoding(asked, needs, _say)
+        plan = functools.partial(decode_step.plan_decoding, *asked, _say)
+        return planning.or_refusal(topology, plan, near, _say)
     if flags.search:
         outcome, tried = planning.search(run, sizes, topology, _say)
         _print_grid(tried)
@@ -121,32 +123,35 @@ def _plan(flags, run, sizes, topology):
     return planning.plan_train(run, sizes, topology, effort, _say)
 
 
-def _tokenizer():
+def _tokenizer(flags):
     import gin
 
-    from poet.plan import planning, tokenizer_step
+    from poet.plan import nearby, planning, tokenizer_step
     from poet.plan.sizes import TokenSizes
     from poet.train.tokenizer_run import TokenizerRun
 
     gin.get_configurable(TokenSizes)()  # a tokenizer's run has sizes of its own
     run = commands.call_configured(TokenizerRun)
-    return lambda topology: planning.or_refusal(
-        topology, lambda: tokenizer_step.plan_tokenizer(run, topology, _say)
-    )
+
+    def plan(topology):
+        make = functools.partial(tokenizer_step.plan_tokenizer, run, topology, _say)
+        look = functools.partial(nearby.of_tokenizer, run, topology, say=_say)
+        return planning.or_refusal(topology, make, None if flags.no_proposals else look, _say)
+
+    return plan
 
 
 def _print_grid(tried) -> None:
     from poet.plan import report
+    from poet.train.chips import GIB
 
-    results = [result for _, result in tried if result is not None]
+    results = [one.result for one in tried if one.result is not None]
     if results:
         print(report.summary(results))
-    for setting, result in tried:
-        if result is None:
-            print(
-                f"does not fit: {setting.batch_tokens:,} tokens, {setting.remat_policy},"
-                f" replica={setting.replica}, tensor={setting.tensor}"
-            )
+    for one in tried:
+        if one.result is None:
+            needs = f" needs {one.needed / GIB:.1f} GiB a chip" if one.needed else ""
+            print(f"does not fit: {one.setting.all_words()}{needs}")
 
 
 def _show(outcome) -> None:

@@ -9,7 +9,7 @@ from poet.data import registry
 from poet.data.groups import SequenceSizes
 from poet.plan import devices, memory, roofline
 from poet.plan.chips import Topology
-from poet.plan.measure import Compiler, Part, Program, Result
+from poet.plan.measure import Compiler, Part, Program, Result, refusing
 from poet.sample.lowering import Batch, DecodePrograms
 from poet.train import lm, partitioning
 from poet.train.lm import LMRun
@@ -49,9 +49,9 @@ def plan_decoding(
     plan = sizes.plan(task)
     programs = DecodePrograms(Batch(config=config, plan=plan, size=size), mesh)
     say(f"compiling the layout of the parameters for {topology.name} ...")
-    params = memory.bytes_on_chip(programs.params)
+    params = memory.bytes_on_chip(refusing(lambda: programs.params))
     say(f"compiling the prefix of {task.name} for {topology.name} ...")
-    caches = memory.bytes_on_chip(programs.state)
+    caches = memory.bytes_on_chip(refusing(lambda: programs.state, params))
     part = Part(
         name=task.name,
         share=1.0,

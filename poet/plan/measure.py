@@ -19,11 +19,31 @@ class DoesNotFitError(ValueError):
 
     Attributes:
       needed: Bytes that it says it needs, None if it does not say.
+      held: Bytes of what stays on the chip between programs, 0 where that is not known.
     """
 
-    def __init__(self, message: str):
+    def __init__(self, message: str, held: float = 0.0):
         super().__init__(message)
-        self.needed = memory.needed_bytes(message)
+        self.needed, self.held = memory.needed_bytes(message), held
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a step that does not fit needs of a chip.
+
+    Attributes:
+      total: Bytes; None where the compiler did not say.
+      held: Bytes of what stays between programs: state, or parameters.
+    """
+
+    total: float | None
+    held: float
+
+    def scaled(self, held: float, rest: float) -> float | None:
+        """Bytes where the held ones and the others are multiplied by these."""
+        if self.total is None:
+            return None
+        return self.held * held + max(0.0, self.total - self.held) * rest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +154,9 @@ class Compiler:
             return (*self._known[program.name][:3], 0.0)
         self._say(f"compiling {program.name} for {self._topology.name} ...")
         start = time.monotonic()
-        compiled = _compile(program)
+        compiled = refusing(program.compile, program.state_bytes)
+        # A program with some arguments bound is wrapped.
+        compiled = getattr(compiled, "func", compiled)
         found = memory.of_program(compiled, program.state_bytes, program.argument_bytes)
         module = hlo.parse(compiled.as_text())
         topology = self._topology
@@ -145,15 +167,14 @@ class Compiler:
         return self._known[program.name]
 
 
-def _compile(program: Program) -> Any:
+def refusing(compile: Callable[[], Any], held: float = 0.0) -> Any:
+    """What `compile` gives; DoesNotFitError, with `held`, where memory is too small for it."""
     try:
-        compiled = program.compile()
+        return compile()
     except Exception as error:  # XLA's error type is not public
         if "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower():
-            raise DoesNotFitError(str(error)) from error
+            raise DoesNotFitError(str(error), held) from error
         raise
-    # A program with some arguments bound is wrapped.
-    return getattr(compiled, "func", compiled)
 
 
 def _times(costs: Costs, times: float) -> Costs:

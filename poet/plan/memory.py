@@ -131,6 +131,13 @@ class Setting:
     topology: Topology
     replica: int = 1
 
+    def all_words(self) -> str:
+        """Everything but the chips."""
+        return (
+            f"BATCH_TOKENS = {self.batch_tokens:,}, remat_policy = '{self.remat_policy}', mesh"
+            f" replica = {self.replica}, tensor = {self.tensor}"
+        )
+
     def words(self, before: "Setting") -> str:
         """What is different from another setting."""
         changes = []
@@ -168,8 +175,14 @@ def proposals(setting: Setting, memory: Memory, num_heads: int, smallest: int) -
         for ways in (2, 4)
         if num_heads % (setting.tensor * ways) == 0
     ]
+    least = setting.topology.num_slices
+    copies = [
+        dataclasses.replace(setting, replica=count)
+        for count in dict.fromkeys((setting.replica // 2, least))
+        if least <= count < setting.replica and count % least == 0
+    ]
     # The first policy keeps least: where that does not fit after all, the others do not either.
-    found[1:1] = [*batches[:1], *tensors]
+    found[1:1] = [*copies, *batches[:1], *tensors]
     found += batches[1:]
     if weaker:
         full = dataclasses.replace(setting, remat_policy="full")
@@ -205,13 +218,19 @@ def estimate(setting: Setting, before: Setting, memory: Memory) -> float:
     return state / chips + memory.code + (memory.arguments + memory.temporaries * kept) * tokens
 
 
-def refusal(topology: Topology, needed: float | None, settings: Sequence[str] | None) -> str:
+def refusal(
+    topology: Topology,
+    needed: float | None,
+    settings: Sequence[str] | None,
+    nearest: str = "",
+) -> str:
     """The sentences for a step that does not fit.
 
     Args:
       topology: Where it does not.
       needed: Bytes of a chip, if they are known.
       settings: Words for settings that do fit; None where none were looked for.
+      nearest: A sentence on the one that nearly fits, where none does.
     """
     room = topology.chip.hbm_bytes / GIB
     needs = f"{needed / GIB:.1f} GiB a chip" if needed else "more memory than that"
@@ -220,8 +239,8 @@ def refusal(topology: Topology, needed: float | None, settings: Sequence[str] | 
         return said
     if not settings:
         return (
-            f"{said} No smaller batch, stronger rematerialisation or mesh that was tried fits; take"
-            " a larger slice or a smaller model."
+            f"{said} No smaller batch, stronger rematerialisation or mesh that was tried fits;"
+            f" {nearest}take a larger slice or a smaller model."
         )
     return f"{said} It fits with {'; or with '.join(settings)}."
 

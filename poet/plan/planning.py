@@ -4,17 +4,17 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from poet.data.groups import SequenceSizes
-from poet.plan import devices, measure, memory, train_step
+from poet.plan import devices, measure, memory, nearby, train_step
 from poet.plan.chips import Topology
-from poet.plan.measure import Compiler, DoesNotFitError, Result, Row
+from poet.plan.measure import Compiler, DoesNotFitError, Needs, Result, Row
 from poet.plan.memory import Memory, Setting
 from poet.plan.roofline import CALIBRATED, Factors
 from poet.plan.train_step import TrainPlan
 from poet.train import partitioning
+from poet.train.chips import GIB
 from poet.train.lm import LMRun
 
 Say = Callable[[str], None]
-_MAX_TRIED = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,17 +86,31 @@ def plan_train(
     )
 
 
-def or_refusal(topology: Topology, make: Callable[[], Result]) -> Outcome:
-    """The result that `make` gives, or the sentence for one that does not fit."""
+def or_refusal(
+    topology: Topology,
+    make: Callable[[], Result],
+    near: Callable[[Needs], Sequence[nearby.Change]] | None = None,
+    say: Say = lambda text: None,
+) -> Outcome:
+    """The result that `make` gives, or the sentences for one that does not fit.
+
+    Args:
+      topology: Where.
+      make: Compiles it.
+      near: What could be changed, by what it needs; None looks for nothing.
+      say: Is told what is tried.
+    """
+    result = None
     try:
         result = make()
+        if result.fits:
+            return Outcome(topology=topology, result=result)
+        needs = Needs(total=result.memory.total, held=result.memory.resident)
     except DoesNotFitError as error:
-        words = memory.refusal(topology, error.needed, None)
-        return Outcome(topology=topology, result=None, refusal=words)
-    if result.fits:
-        return Outcome(topology=topology, result=result)
-    words = memory.refusal(topology, result.memory.total, None)
-    return Outcome(topology=topology, result=result, refusal=words)
+        needs = Needs(total=error.needed, held=error.held)
+    words = None if near is None else nearby.first_that_fits(near(needs), say)
+    refusal = memory.refusal(topology, needs.total, words)
+    return Outcome(topology=topology, result=result, refusal=refusal)
 
 
 class _Refused(Exception):
@@ -165,7 +179,7 @@ def propose(
     """Settings near the run's that fit: the first ones by estimate that compile and do."""
     tried, found = 0, []
     for setting in memory.proposals(plan.setting, known, plan.num_heads, plan.smallest):
-        if tried == _MAX_TRIED or found:
+        if tried == nearby.MAX_TRIED or found:
             break
         tried += 1
         say(f"trying {setting.words(plan.setting)} ...")
@@ -181,38 +195,78 @@ def propose(
     return found
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A setting of a search.
+
+    Attributes:
+      setting: It.
+      result: None where it was not compiled to the end.
+      needed: Bytes of a chip, None where they are not known.
+      is_estimate: Whether they are estimated: it was not compiled.
+    """
+
+    setting: Setting
+    result: Result | None = None
+    needed: float | None = None
+    is_estimate: bool = False
+
+
 def search(
     run: LMRun, sizes: SequenceSizes, topology: Topology, say: Say
-) -> tuple[Outcome, list[tuple[Setting, Result | None]]]:
-    """The best of a small grid: (its outcome, every setting with what was found or None).
+) -> tuple[Outcome, list[Tried]]:
+    """The best of a small grid: (its outcome, every setting with what was found).
 
     Half, equal and double batch, policies that keep more and less, copies of the state with which
     TPU's compiler scatters gradients (docs/scale.md), and tensor 1 and 4; of each the most
     frequent and the longest group are compiled. A setting that the estimate rules out after
-    the first result is not compiled.
+    the first result is not compiled. Where none fits, the one that needs least is named.
+
+    Raises:
+      ValueError: when no setting can be planned at all, however large the chip.
     """
     effort = Effort(num_groups=1, proposals=False)
-    tried: list[tuple[Setting, Result | None]] = []
+    tried: list[Tried] = []
     first: tuple[Setting, Memory] | None = None
+    wrong: ValueError | None = None
     for setting in grid(run, topology):
-        if first and memory.estimate(setting, *first) > 1.3 * topology.chip.hbm_bytes:
-            tried.append((setting, None))
+        needed = memory.estimate(setting, *first) if first else 0.0
+        if needed > 1.3 * topology.chip.hbm_bytes:
+            tried.append(Tried(setting=setting, needed=needed, is_estimate=True))
             continue
         try:
             other = train_step.with_setting(run, setting)
             _, result = _train(other, sizes, topology, effort, say)
-        except (_Refused, ValueError) as error:
+        except _Refused as refused:
+            tried.append(Tried(setting=setting, needed=refused.needed))
+            continue
+        except ValueError as error:
             say(f"  no: {str(error).splitlines()[0][:120]}")
-            tried.append((setting, None))
+            wrong = wrong or error
             continue
         first = first or (setting, result.memory)
-        tried.append((setting, result))
-    fitting = [result for _, result in tried if result is not None and result.fits]
+        tried.append(Tried(setting=setting, result=result, needed=result.memory.total))
+    if not tried and wrong is not None:
+        raise wrong
+    fitting = [one.result for one in tried if one.result is not None and one.result.fits]
     if not fitting:
-        words = memory.refusal(topology, None, ())
+        own = tried[0].needed if tried[0].setting == grid(run, topology)[0] else None
+        words = memory.refusal(topology, own, (), nearest(tried))
         return Outcome(topology=topology, result=None, refusal=words), tried
     best = max(fitting, key=lambda result: result.average()["calibrated_mfu"])
     return Outcome(topology=topology, result=best), tried
+
+
+def nearest(tried: Sequence[Tried]) -> str:
+    """Words for the setting that needs least memory, "" where no need is known."""
+    known = [one for one in tried if one.needed is not None]
+    if not known:
+        return ""
+    best = min(known, key=lambda one: one.needed)
+    by = " by estimate" if best.is_estimate else ""
+    return (
+        f"the nearest, {best.setting.all_words()}, needs {best.needed / GIB:.1f} GiB a chip{by}; "
+    )
 
 
 def grid(run: LMRun, topology: Topology) -> list[Setting]:

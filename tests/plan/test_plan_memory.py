@@ -61,6 +61,19 @@ def test_the_nearest_settings_come_first():
     assert all(memory.estimate(each, OWN, NEEDS) <= SLICE.chip.hbm_bytes for each in found)
 
 
+def test_fewer_copies_of_the_state_are_proposed_down_to_one_a_slice():
+    copied = dataclasses.replace(OWN, remat_policy="full", replica=8)
+    two = dataclasses.replace(copied, topology=parse_topology("v5e:4x4@2"))
+    needs = dataclasses.replace(NEEDS, temporaries=10 * GIB)
+    for before, counts in ((copied, [4, 1]), (two, [4, 2])):
+        found = memory.proposals(before, needs, num_heads=8, smallest=1024)
+        assert [each.replica for each in found[:2]] == counts
+        assert found[0].words(before) == "mesh replica = 4 (was 8)"
+    # 6 and 2 GiB of state and gradients become half as much.
+    assert memory.estimate(found[0], two, needs) == 14 * GIB
+    assert all(each.replica == 1 for each in memory.proposals(OWN, NEEDS, 8, 1024))
+
+
 def test_batches_do_not_get_smaller_than_a_row_a_chip():
     found = memory.proposals(OWN, NEEDS, num_heads=8, smallest=65_536)
     assert all(each.batch_tokens == 65_536 for each in found)

@@ -207,6 +207,35 @@ def test_a_chip_that_is_too_small_is_refused_with_what_would_fit(compiled):
     assert planning.exit_code([refused, whole]) == 1 and planning.exit_code([whole]) == 0
 
 
+def test_a_search_in_vain_names_what_came_nearest(compiled, monkeypatch):
+    result, _ = compiled
+    small = dataclasses.replace(CHIPS["cpu"], hbm_bytes=result.memory.total / 1.1)
+    topology = dataclasses.replace(result.topology, chip=small)
+    tight = dataclasses.replace(result, topology=topology)
+    own = planning.grid(run_of(), topology)[0]
+    plan = train_step.TrainPlan(
+        parts=(), facts={}, replicated={}, left_out={}, setting=own, num_heads=1, smallest=1
+    )
+
+    def train(run, sizes, topology, effort, say):
+        if run.mesh.tensor == 4:
+            raise ValueError("no such mesh")
+        if run.batch_tokens > 2048:
+            raise planning._Refused(plan, 9.0 * 2**30)
+        return None, tight
+
+    monkeypatch.setattr(planning, "_train", train)
+    outcome, tried = planning.search(run_of(), SIZES, topology, lambda text: None)
+    assert not outcome.fits and {one.setting.tensor for one in tried} == {1}
+    assert "that was tried fits; the nearest, BATCH_TOKENS = " in outcome.refusal
+    smallest = min(one.needed for one in tried)
+    assert f"needs {smallest / 2**30:.1f} GiB a chip" in outcome.refusal
+    # Where no setting can be planned, that is not a question of memory.
+    monkeypatch.setattr(planning, "_train", lambda *args: (_ for _ in ()).throw(ValueError("none")))
+    with pytest.raises(ValueError, match="none"):
+        planning.search(run_of(), SIZES, topology, lambda text: None)
+
+
 def test_the_grid_has_each_setting_once_and_the_own_first():
     run = run_of()
     found = planning.grid(run, devices.find("here"))
