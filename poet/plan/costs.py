@@ -67,6 +67,16 @@ class Costs:
         return sum(op.flops for op in self.ops)
 
     @property
+    def eight_bit_flops(self) -> float:
+        """Of the products of numbers of 8 bits alone."""
+        return sum(
+            op.times * product.flops
+            for op in self.ops
+            for product in op.products
+            if product.is_eight_bit
+        )
+
+    @property
     def hbm_bytes(self) -> float:
         """Read and written."""
         return sum(op.hbm_bytes * op.times for op in self.ops)

@@ -19,6 +19,7 @@ class Product:
       columns: Of the second factor.
       batch: How many at once.
       times: How often.
+      is_eight_bit: Whether both factors are of 8 bits.
     """
 
     rows: float
@@ -26,6 +27,7 @@ class Product:
     columns: float
     batch: float = 1.0
     times: float = 1.0
+    is_eight_bit: bool = False
 
     @property
     def flops(self) -> float:
@@ -36,12 +38,16 @@ class Product:
 def of_instruction(computation: Computation, instruction: Instruction) -> list[Product]:
     """The product that an instruction is, if it is one; fusions are not entered."""
     if instruction.opcode == "dot":
-        return [_dot(computation, instruction)]
-    if instruction.opcode == "convolution":
-        return [_convolution(computation, instruction)]
-    if instruction.opcode == "custom-call" and "$gemm" in instruction.attributes:
-        return [_gemm(computation, instruction)]
-    return []
+        found = _dot(computation, instruction)
+    elif instruction.opcode == "convolution":
+        found = _convolution(computation, instruction)
+    elif instruction.opcode == "custom-call" and "$gemm" in instruction.attributes:
+        found = _gemm(computation, instruction)
+    else:
+        return []
+    factors = (computation.shape_of(name) for name in instruction.operands[:2])
+    is_eight_bit = all(re.match(r"[su]8$|f8", factor.dtype) for factor in factors)
+    return [dataclasses.replace(found, is_eight_bit=is_eight_bit)]
 
 
 def _dot(computation: Computation, instruction: Instruction) -> Product:

@@ -51,6 +51,7 @@ def _row_json(result: Result, row: Row) -> dict[str, Any]:
             "memory_bytes": dataclasses.asdict(row.memory) | {"total": row.memory.total},
             "memory_of": row.memory_of,
             "executed_flops": row.costs.flops,
+            "executed_flops_of_8_bits": row.costs.eight_bit_flops,
             "hbm_bytes": row.costs.hbm_bytes,
             "kernels_not_counted": list(row.costs.unknown),
             "collectives": exchanges.by_kind(row.costs.collectives),
@@ -151,6 +152,13 @@ def _notes(result: Result, row: Row | None) -> list[str]:
             "libtpu seems to describe several slices without the closed rings of each: gathers over"
             " a whole slice are compiled as sums, at twice the bytes. If so, a real slice exchanges"
             " what the plan for one slice says; groups smaller than a slice are not concerned."
+        )
+    if row is not None and (eight_bit := row.costs.eight_bit_flops):
+        notes.append(
+            f"Of {row.part.name}, {eight_bit / 1e12:.2f} of {row.costs.flops / 1e12:.2f} TFLOP"
+            " multiply numbers of 8 bits. They are timed at the peak of bf16, as MFU is counted:"
+            " the table of chips has no other, so that a chip that multiplies 8 bits faster takes"
+            " less."
         )
     collectives = () if row is None or topology.is_here else row.costs.collectives
     copies = topology.num_slices * topology.scattering_copies

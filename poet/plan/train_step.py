@@ -237,6 +237,7 @@ def _facts(
         "num_layers": config.num_layers,
         "d_model": config.d_model,
         "dtype": np.dtype(config.dtype).name,
+        "matmuls": config.matmuls,
         "remat_policy": config.remat_policy,
         "attention": config.attention,
         "optimizer": run.optimizer.name,

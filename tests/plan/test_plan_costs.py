@@ -174,6 +174,22 @@ ENTRY %main (a: bf16[4,16,32], b: bf16[4,32,8]) -> bf16[4,16,8] {
     assert op.flops == 2 * 4 * 16 * 32 * 8
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "share"), [("s8", "s8", 1), ("f8e4m3fn", "f8e5m2", 1), ("bf16", "s8", 0)]
+)
+def test_products_of_numbers_of_8_bits_are_told_apart(left, right, share):
+    text = f"""HloModule e
+
+ENTRY %main (a: {left}[16,32], b: {right}[32,8]) -> bf16[16,8] {{
+  %a = {left}[16,32] parameter(0)
+  %b = {right}[32,8] parameter(1)
+  ROOT %c = bf16[16,8] convolution(%a, %b), dim_labels=bf_io->bf
+}}
+"""
+    found = costs.count(hlo.parse(text))
+    assert found.flops == 2 * 16 * 32 * 8 and found.eight_bit_flops == share * found.flops
+
+
 def test_loops_are_counted_as_if_they_were_unrolled():
     def model(unroll):
         def layer(x, w):

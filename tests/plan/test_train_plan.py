@@ -10,8 +10,10 @@ from poet.data.groups import Curriculum
 from poet.models.config import PrefixLMConfig
 from poet.plan import devices, hlo, measure, planning, report, train_step
 from poet.plan.chips import CHIPS, parse_topology
+from poet.plan.costs import Op
 from poet.plan.exchanges import Collective
 from poet.plan.measure import Compiler, Result
+from poet.plan.products import Product
 from poet.plan.roofline import CALIBRATED
 from poet.plan.sizes import TokenSizes
 from poet.tokenizers.text import ByteTokenizer
@@ -120,6 +122,18 @@ def test_a_kernel_that_is_not_known_is_named(compiled):
     strange = dataclasses.replace(row, costs=dataclasses.replace(row.costs, unknown=("b", "a")))
     text = report.to_markdown([dataclasses.replace(result, rows=(strange,))])
     assert "Kernels whose products are not known and not counted: a, b." in text
+
+
+def test_products_of_8_bits_are_said_to_be_timed_at_the_peak_of_bf16(compiled):
+    result, _ = compiled
+    (row,) = result.rows
+    assert "matmuls plain" in report.to_markdown([result])
+    assert "8 bits" not in report.to_markdown([result])
+    product = Product(1e4, 1e4, 1e4, is_eight_bit=True)
+    ops = (*row.costs.ops, Op((product,), 0.0, times=2.0))
+    row = dataclasses.replace(row, costs=dataclasses.replace(row.costs, ops=ops))
+    text = report.to_markdown([dataclasses.replace(result, rows=(row,))])
+    assert "Of poet_unconditional, 4.00 of 4.0" in text and "at the peak of bf16" in text
 
 
 @pytest.mark.parametrize(
