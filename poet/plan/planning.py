@@ -81,9 +81,11 @@ def plan_train(
     if effort.proposals:
         known = known or _guess(plan, needed, topology)
         words = [each.words(plan.setting) for each in propose(run, sizes, plan, known, say)]
-    return Outcome(
-        topology=topology, result=result, refusal=memory.refusal(topology, needed, words)
-    )
+    said = memory.refusal(topology, needed, words)
+    _, notes = devices.over_slices(run.mesh, topology)
+    # A result says so itself.
+    said = " ".join([said, *(() if result else notes)])
+    return Outcome(topology=topology, result=result, refusal=said)
 
 
 def or_refusal(
@@ -248,12 +250,16 @@ def search(
         tried.append(Tried(setting=setting, result=result, needed=result.memory.total))
     if not tried and wrong is not None:
         raise wrong
+    # The grid begins with as many copies as slices.
+    _, notes = devices.over_slices(run.mesh, topology)
     fitting = [one.result for one in tried if one.result is not None and one.result.fits]
     if not fitting:
         own = tried[0].needed if tried[0].setting == grid(run, topology)[0] else None
-        words = memory.refusal(topology, own, (), nearest(tried))
+        words = " ".join([memory.refusal(topology, own, (), nearest(tried)), *notes])
         return Outcome(topology=topology, result=None, refusal=words), tried
     best = max(fitting, key=lambda result: result.average()["calibrated_mfu"])
+    if best.facts["mesh"].get("replica") == topology.num_slices:
+        best = dataclasses.replace(best, notes=notes)
     return Outcome(topology=topology, result=best), tried
 
 

@@ -250,6 +250,27 @@ def test_a_search_in_vain_names_what_came_nearest(compiled, monkeypatch):
         planning.search(run_of(), SIZES, topology, lambda text: None)
 
 
+def test_a_refusal_for_several_slices_names_the_copies_that_were_taken(monkeypatch):
+    topology = parse_topology("v5e:2x2@2")
+    own = planning.grid(run_of(), topology)[0]
+    plan = train_step.TrainPlan(
+        parts=(), facts={}, replicated={}, left_out={}, setting=own, num_heads=1, smallest=1
+    )
+
+    def train(run, sizes, topology, effort, say):
+        raise planning._Refused(plan, None)
+
+    monkeypatch.setattr(planning, "_train", train)
+    effort = planning.Effort(proposals=False)
+    outcome = planning.plan_train(run_of(), SIZES, topology, effort, lambda text: None)
+    assert not outcome.is_wrong and outcome.refusal.endswith("MeshConfig.replica=2.")
+    outcome, _ = planning.search(run_of(), SIZES, topology, lambda text: None)
+    assert outcome.refusal.endswith("MeshConfig.replica=2.")
+    asked = run_of(mesh=MeshConfig(replica=2))
+    outcome = planning.plan_train(asked, SIZES, topology, effort, lambda text: None)
+    assert "replica" not in outcome.refusal
+
+
 def test_the_grid_has_each_setting_once_and_the_own_first():
     run = run_of()
     found = planning.grid(run, devices.find("here"))
