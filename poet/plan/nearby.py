@@ -10,6 +10,7 @@ from poet.data.groups import SequenceSizes
 from poet.plan import decode_step, tokenizer_step
 from poet.plan.chips import Topology
 from poet.plan.measure import DoesNotFitError, Needs, Result
+from poet.train.chips import GIB
 from poet.train.lm import LMRun
 from poet.train.partitioning import MeshConfig
 from poet.train.tokenizer_run import TokenizerRun, VisualRecipe
@@ -18,6 +19,11 @@ MAX_TRIED = 3
 # Share of a tokenizer's temporaries that stays where its blocks are computed again (docs/scale.md:
 # 7.5 GiB instead of 11.8).
 _KEPT_BY_REMAT = 0.6
+# (ways of `tensor`, parts of the requests) times as many, the nearest first.
+_NEAREST = (
+    (1, 2), (2, 1), (1, 4), (2, 2), (4, 1), (1, 8), (2, 4), (4, 2), (8, 1), (1, 16), (4, 4),
+    (1, 64), (8, 8),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,20 +44,32 @@ class Change:
 
 
 def first_that_fits(changes: Iterable[Change], say: Callable[[str], None]) -> list[str]:
-    """Words of the first change that compiles and fits, or none after ``MAX_TRIED``."""
-    hopeful = [
-        change
-        for change in changes
-        if change.needed is None or change.needed <= change.topology.chip.hbm_bytes
-    ]
-    for change in hopeful[:MAX_TRIED]:
+    """Words of the first change that compiles and fits, or none after ``MAX_TRIED``.
+
+    A change that needs more than was estimated raises the estimates of those after it: the program
+    that was refused first need not be the one that needs most.
+    """
+    num_tried, more = 0, 1.0
+    for change in changes:
+        room = change.topology.chip.hbm_bytes
+        if num_tried == MAX_TRIED or (change.needed or 0.0) * more > room:
+            continue
+        num_tried += 1
         say(f"trying {change.words} ...")
         try:
-            if change.make().fits:
+            result = change.make()
+            if result.fits:
                 return [change.words]
-            say("  no: it does not fit")
-        except (DoesNotFitError, ValueError) as error:
+            needed = result.memory.total
+            say(f"  no: it needs {needed / GIB:.1f} GiB a chip")
+        except DoesNotFitError as error:
+            needed = error.needed
             say(f"  no: {str(error).splitlines()[0][:120]}")
+        except ValueError as error:
+            needed = None
+            say(f"  no: {str(error).splitlines()[0][:120]}")
+        if needed and change.needed:
+            more = max(more, needed / change.needed)
     return []
 
 
@@ -70,7 +88,7 @@ def of_decoding(
     run, sizes, topology, task_name, size = asked
     size = size or max(1, topology.num_chips // run.mesh.tensor)
     found = []
-    for ways, part in ((1, 2), (2, 1), (1, 4), (2, 2), (4, 1), (2, 4), (4, 2), (8, 1)):
+    for ways, part in _NEAREST:
         tensor, requests = run.mesh.tensor * ways, size // part
         where = _that_holds(topology, tensor)
         if where is None or run.model.block.num_kv_heads % tensor:

@@ -18,7 +18,8 @@ from poet.train.tokenizer_run import AudioRecipe, TokenizerRun, VisualRecipe
 
 SIZES = TokenSizes(num_visual=64, audio_levels=(16,)).sequence_sizes(16, 259)
 SLICE = parse_topology("v5e:2x4")
-FITS, FULL = types.SimpleNamespace(fits=True), types.SimpleNamespace(fits=False)
+FITS = types.SimpleNamespace(fits=True)
+FULL = types.SimpleNamespace(fits=False, memory=types.SimpleNamespace(total=20 * GIB))
 RUN = LMRun(
     data_dir="nowhere",
     mixture_or_task_name="poet_demo",
@@ -125,6 +126,18 @@ def test_a_refusal_has_the_first_change_that_fits():
     # After three that do not, no more are compiled.
     none = planning.or_refusal(SLICE, make, lambda needs: [change("no", FULL)] * 3 + near(needs))
     assert "take a larger slice" in none.refusal
+
+
+def test_what_a_try_needs_corrects_the_estimates_of_the_others():
+    tried = []
+    changes = [
+        change("half", DoesNotFitError("Used 40.0G of 15.75G hbm"), needed=10 * GIB),
+        change("quarter", FULL, needed=5 * GIB),
+        change("eighth", FITS, needed=2.5 * GIB),
+    ]
+    assert nearby.first_that_fits(changes, tried.append) == ["eighth"]
+    # A quarter of 80 GiB is more than there is: it was not compiled.
+    assert [said for said in tried if "trying" in said] == ["trying half ...", "trying eighth ..."]
 
 
 @pytest.mark.parametrize(("total", "needed"), [(None, None), (10.0, 4.0 / 2 + 6.0 / 3)])
