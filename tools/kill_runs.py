@@ -3,11 +3,17 @@
     python tools/kill_runs.py --out out/kills --num_runs 20 --seed 0 \
         train --gin_file gin/runs/tiny.gin --gin.DATA_DIR=out/demo/dataset --gin.SAVE_PERIOD=2
 
+On a GPU, where equal bits have to be asked for:
+
+    python tools/kill_runs.py --out out/kills_gpu --num_runs 3 --seed 0 \
+        train --deterministic --gin_file gin/runs/tiny.gin --gin.DATA_DIR=out/demo/dataset
+
 The words after the flags are those of `poet train`, without MODEL_DIR. One run is left alone; each
 of the others gets SIGKILL at up to --num_kills moments drawn between its start and the time that
 the first one took, at least once, and then ends undisturbed. Prints one JSON line; exit code 1
 unless every run ends with the parameters of the first, bit for bit. Runs that are finished in --out
-are not made again.
+are not made again. With --deterministic the others begin with what the first one kept of its
+kernels: each would choose its own otherwise, and runs that were never killed differ by that.
 """
 
 import argparse
@@ -25,6 +31,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from poet.main import deterministic
 from poet.train import checkpoint
 from poet.train.progress import Progress
 
@@ -43,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.num_runs < 1 or args.num_kills < 1 or not args.command:
         parser.error("expected --num_runs and --num_kills of 1 or more, and a command after them")
+    # The accelerator is for the runs: one that this process held would be full for them.
+    jax.config.update("jax_platforms", "cpu")
     out = Path(args.out)
     took_s = run_to_end(args.command, out / "undisturbed")["seconds"]
     rows = []
@@ -51,9 +60,11 @@ def main(argv: list[str] | None = None) -> int:
             moments = random.Random(f"{args.seed}/{number}")
             pauses = [moments.uniform(0.0, took_s) for _ in range(args.num_kills)]
             folder = out / f"killed_{number:02}"
+            take_kernels(out / "undisturbed", folder)
             row = run_to_end(args.command, folder, pauses)
             while not row["kills"]:  # it ended before its moment: once more, with an earlier one
                 shutil.rmtree(folder)
+                take_kernels(out / "undisturbed", folder)
                 pauses = [pause / 2 for pause in pauses]
                 row = run_to_end(args.command, folder, pauses)
             row["is_equal"] = equal_params(out / "undisturbed", folder)
@@ -102,6 +113,13 @@ def run_to_end(
     partial.write_text(json.dumps(row))
     partial.rename(folder / _DONE)
     return row
+
+
+def take_kernels(other: Path, folder: Path) -> None:
+    """Copies what a run kept of its kernels' choice, if anything, into one that has not begun."""
+    kept = other / deterministic.FOLDER
+    if kept.is_dir() and not folder.exists():
+        shutil.copytree(kept, folder / deterministic.FOLDER)
 
 
 def equal_params(left: Path, right: Path) -> bool:

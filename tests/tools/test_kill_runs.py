@@ -54,3 +54,17 @@ def test_one_bit_is_a_difference(tool, tmp_path):
             checkpoints.save(state.create({"w": jnp.asarray(kept)}, {}), {})
     assert tool.equal_params(tmp_path / "one", tmp_path / "two")
     assert not tool.equal_params(tmp_path / "one", tmp_path / "three")
+
+
+def test_kernels_are_those_of_the_first_run(tool, tmp_path):
+    tool.take_kernels(tmp_path / "first", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    kept = tmp_path / "first" / "autotuning" / "jaxlib_1"
+    kept.mkdir(parents=True)
+    (kept / "product.textproto").write_text("config")
+    tool.take_kernels(tmp_path / "first", tmp_path / "other")
+    copy = tmp_path / "other" / "autotuning" / "jaxlib_1" / "product.textproto"
+    assert copy.read_text() == "config"
+    (kept / "later.textproto").write_text("config")
+    tool.take_kernels(tmp_path / "first", tmp_path / "other")
+    assert not copy.with_name("later.textproto").exists(), "a run that has begun keeps its own"
