@@ -7,7 +7,7 @@ import jax
 from poet.plan import devices, memory, roofline
 from poet.plan.chips import Topology
 from poet.plan.measure import Compiler, Part, Program, Result
-from poet.train import partitioning, tokenizer_run
+from poet.train import partitioning, tokenizer_checks
 from poet.train.compiling import step_compiles, with_sharding
 from poet.train.optimizer import convolution_kernels, make_optimizer
 from poet.train.partitioning import MeshConfig
@@ -28,7 +28,7 @@ def plan_tokenizer(run: TokenizerRun, topology: Topology, say: Any) -> Result:
     found = devices.devices_of(topology)
     layout, notes = devices.over_slices(run.mesh or MeshConfig(), topology)
     mesh = partitioning.make_mesh(layout, found)
-    tokenizer_run.check_rows(batches, mesh)
+    tokenizer_checks.check_rows(batches, mesh)
     tx = make_optimizer(run.optimizer, run.num_steps, convolution_kernels)
     shapes = jax.eval_shape(lambda key: recipe.init(key, tx), _KEY)
     state = jax.tree.map(with_sharding, shapes, partitioning.shardings_by_size(shapes, mesh))

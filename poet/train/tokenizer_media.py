@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 from absl import logging
 
@@ -59,6 +60,13 @@ def splits(media: str) -> set[str]:
 
         return tfds_media.splits(media.removeprefix(_TFDS))
     return {row.split or _DEFAULT_SPLIT for row in manifest.read_manifest(media)}
+
+
+def first_rows(media: str, names: Sequence[str], number: int) -> Sequence | None:
+    """The first rows of the first of these splits that the media have; None if of none."""
+    there = splits(media)
+    found = next((name for name in names if name in there), None)
+    return None if found is None else rows_of_split(media, found)[:number]
 
 
 def media_key(rows: "Sequence[ManifestRow] | tfds_media.TfdsSplit", facts: dict) -> str:
@@ -142,7 +150,8 @@ def cached(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
         return np.load(path)
     array = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    # Of several processes that share the folder each writes its own; they are alike.
+    partial = path.with_name(f".{path.name}.{jax.process_index()}.partial")
     with partial.open("wb") as file:
         np.save(file, array)
     partial.rename(path)

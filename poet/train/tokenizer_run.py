@@ -19,10 +19,12 @@ from poet.tokenizers import audio, protocol, visual
 from poet.tokenizers.magvit2 import MagvitConfig
 from poet.tokenizers.soundstream import SoundStreamConfig
 from poet.train import (
+    agreement,
     audio_step,
-    checkpoint,
+    gathering,
     loop,
     partitioning,
+    tokenizer_checks,
     tokenizer_media,
     tokenizer_watch,
     visual_step,
@@ -334,6 +336,13 @@ class AudioRecipe:
         return protocol.save(out, audio.KIND, self.model, audio.tokenizer_params(state))
 
 
+# Settings that only watch a run; other ones continue it.
+_WATCH = (
+    "num_kept", "profile_first", "profile_steps", "check_period", "straggler_period",
+    "straggler_factor", "stall_minutes",
+)  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerRun:
     """A training run of a tokenizer.
@@ -354,6 +363,8 @@ class TokenizerRun:
         clips do.
       mesh: How the devices are laid out; rows of a batch are split over replica x fsdp, parameters
         over fsdp. None uses as many devices as divide the batches.
+      num_kept, profile_first, profile_steps, check_period, straggler_period, straggler_factor,
+        stall_minutes: As in `loop.LoopConfig`.
     """
 
     recipe: Recipe
@@ -367,6 +378,13 @@ class TokenizerRun:
     preview_period: int = 0
     preview_splits: tuple[str, ...] = ("validation", "held_out")
     mesh: MeshConfig | None = None
+    num_kept: int = 2
+    profile_first: int = 10
+    profile_steps: int = 0
+    check_period: int = 0
+    straggler_period: int = 0
+    straggler_factor: float = 1.2
+    stall_minutes: float = 0.0
 
     def __post_init__(self):
         object.__setattr__(self, "preview_splits", tuple(self.preview_splits))
@@ -374,6 +392,12 @@ class TokenizerRun:
             raise ValueError(f"num_files={self.num_files} must be 0 or more; 0 takes all files.")
         if self.preview_period < 0:
             raise ValueError(f"preview_period={self.preview_period} must be 0 or more.")
+
+    def loop_config(self, model_dir: Path) -> loop.LoopConfig:
+        """The settings of the loop; ValueError where one is out of range."""
+        shared = ("num_steps", "save_period", "log_period", "seed", *_WATCH)
+        settings = {name: getattr(self, name) for name in shared}
+        return loop.LoopConfig(model_dir=model_dir, eval_period=self.preview_period, **settings)
 
 
 def train(
@@ -385,6 +409,9 @@ def train(
 ) -> str:
     """Trains, or goes on training, writes the tokenizer to `out` and returns its fingerprint.
 
+    Of several processes each reads all media and makes whole batches, of which its devices take
+    their rows; the first one writes, and the others return "".
+
     Args:
       run: The settings.
       media: A folder of media files or a manifest.
@@ -394,8 +421,9 @@ def train(
 
     Raises:
       ValueError: when there is nothing to train on, or `out` holds a run with other settings.
+      DisagreementError: when processes have other code, settings or media.
     """
-    recipe = run.recipe
+    recipe, settings = run.recipe, run.loop_config(out / "train")
     rows = tokenizer_media.rows_of_split(media, run.split)[: run.num_files or None]
     key = tokenizer_media.media_key(rows, recipe.media_facts())
     # How long, how watched and where it runs is no part of what a run is.
@@ -403,16 +431,18 @@ def train(
     facts = {
         "kind": f"{recipe.kind}_tokenizer",
         "poet_version": poet.__version__,
-        "settings": to_json(same),
+        "settings": {k: v for k, v in to_json(same).items() if k not in _WATCH},
         "media": {"path": str(media), "key": key, "num_files": len(rows)},
     }
-    check_same_run(out / "train", facts)
+    agreement.check_hosts({**facts, "loop": settings, "mesh": run.mesh})
+    tokenizer_checks.check_same_run(out / "train", facts)
     clips = tokenizer_media.cached(out / "cache" / f"{key}.npy", lambda: _read(recipe, rows))
 
     tx = make_optimizer(run.optimizer, run.num_steps, convolution_kernels)
     batches = recipe.batches()
     mesh = partitioning.mesh_for_rows(run.mesh, [batch.shape[0] for batch in batches.values()])
-    check_rows(batches, mesh)
+    tokenizer_checks.check_rows(batches, mesh)
+    tokenizer_checks.check_processes(mesh)
     init = functools.partial(recipe.init, tx=tx)
     shard = functools.partial(partitioning.shardings_by_size, mesh=mesh)
     shapes = jax.eval_shape(init, jax.random.key(0))
@@ -439,45 +469,13 @@ def train(
             ("devices", f"{mesh.size} of {len(jax.devices())} ({jax.devices()[0].device_kind})"),
         ),
     )
-    settings = loop.LoopConfig(
-        model_dir=out / "train",
-        num_steps=run.num_steps,
-        save_period=run.save_period,
-        log_period=run.log_period,
-        eval_period=run.preview_period,
-        seed=run.seed,
-    )
 
     def meta(step: int) -> dict[str, Any]:
         del step
         return facts | {"operative_config": operative_config() if operative_config else ""}
 
-    return recipe.save(loop.run(program, settings, meta), out)
-
-
-def check_same_run(model_dir: Path, facts: Mapping[str, Any]) -> None:
-    """ValueError when a folder holds a checkpoint of a run with other settings or media."""
-    try:
-        before = checkpoint.read_meta(model_dir)
-    except ValueError:
-        return
-    for name, words in (("kind", "kind"), ("settings", "settings"), ("media", "media files")):
-        if before.get(name) != facts[name]:
-            raise ValueError(
-                f"{model_dir} holds step {before.get('step')} of a run with other {words};"
-                " use the same to continue it, or another --out to start anew."
-            )
-
-
-def check_rows(batches: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> None:
-    """ValueError when the rows of some batch do not divide among the devices."""
-    ways = partitioning.batch_ways(mesh)
-    for group, batch in batches.items():
-        if batch.shape[0] % ways:
-            raise ValueError(
-                f"The batches of {batch.shape[0]} rows ({group}) cannot be split over {ways}"
-                f" devices; make them a multiple of {ways}, or set TokenizerRun.mesh to fewer."
-            )
+    state = gathering.whole_model(loop.run(program, settings, meta))
+    return recipe.save(state, out) if jax.process_index() == 0 else ""
 
 
 def _preview(
@@ -486,10 +484,8 @@ def _preview(
     """Looks at clips that are not trained on, where the media have some."""
     if not run.preview_period or compare is None:
         return None
-    splits = tokenizer_media.splits(media)
-    held_out = next((split for split in run.preview_splits if split in splits), None)
-    if held_out is not None:
-        rows = tokenizer_media.rows_of_split(media, held_out)[:_NUM_PREVIEWS]
+    rows = tokenizer_media.first_rows(media, run.preview_splits, _NUM_PREVIEWS)
+    if rows:
         clips = run.recipe.read(rows, lambda done: None)
     return run.recipe.preview(clips[:_NUM_PREVIEWS], compare, mesh)
 

@@ -14,7 +14,7 @@ from poet.tokenizers.adversarial import AdversarialConfig
 from poet.tokenizers.discriminator import DiscriminatorConfig
 from poet.tokenizers.magvit2 import MagvitConfig
 from poet.tokenizers.quantizers import lfq
-from poet.train import compiling, partitioning, tokenizer_run, visual_step
+from poet.train import compiling, partitioning, tokenizer_checks, visual_step
 from poet.train.partitioning import MeshConfig
 
 MODEL = MagvitConfig(
@@ -135,4 +135,4 @@ def test_a_run_takes_as_many_devices_as_divide_its_batches():
 def test_batches_that_do_not_divide_are_refused():
     batches = {"images": jax.ShapeDtypeStruct((6, 1), np.uint8)}
     with pytest.raises(ValueError, match=r"6 rows \(images\) cannot be split over 4 devices"):
-        tokenizer_run.check_rows(batches, partitioning.make_mesh())
+        tokenizer_checks.check_rows(batches, partitioning.make_mesh())

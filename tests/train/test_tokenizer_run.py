@@ -9,7 +9,7 @@ import pytest
 from poet.main import train_tokenizer
 from poet.media import images, write
 from poet.tokenizers import protocol
-from poet.train import metrics, tokenizer_media, tokenizer_run
+from poet.train import loop, metrics, tokenizer_media, tokenizer_run
 from poet.train.tokenizer_run import AudioRecipe, VisualRecipe
 
 TINY_SOUND = [
@@ -79,6 +79,26 @@ def test_the_first_files_are_enough_if_asked(media, tmp_path):
     assert len(np.load(cached)) == 1, "a stretch of one file, not of two"
     with pytest.raises(ValueError, match="num_files=-1 must be 0 or more"):
         tokenizer_run.TokenizerRun(recipe=AudioRecipe(), num_steps=1, num_files=-1)
+
+
+def test_the_loop_is_set_by_gin_and_no_part_of_what_a_run_is(media, tmp_path, monkeypatch):
+    seen = []
+
+    def stop(program, settings, meta):
+        seen.extend([settings, meta(0)["settings"]])
+        raise loop.Stopped(3)
+
+    monkeypatch.setattr(loop, "run", stop)
+    values = {"stall_minutes": 20.0, "check_period": 7, "straggler_period": 3, "num_kept": 5}
+    values |= {"straggler_factor": 1.5, "profile_first": 4, "profile_steps": 6}
+    more = [f"--gin.TokenizerRun.{name}={value}" for name, value in values.items()]
+    assert command(media, tmp_path / "audio", *more, "--exit_code_when_stopped=75") == 75
+    settings, saved = seen
+    assert {name: getattr(settings, name) for name in values} == values
+    assert settings.num_steps == 4 and settings.save_period == 2
+    # A run by a Poet that did not have these goes on.
+    assert not saved.keys() & values.keys() and saved["seed"] == 0
+    assert command(media, tmp_path / "audio", "--gin.TokenizerRun.straggler_factor=1") == 2
 
 
 def test_visual_batches_follow_from_seed_and_step():
