@@ -5,6 +5,7 @@ def main(argv=None):
 """
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -51,6 +52,9 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
 
 def sentence(error: BaseException) -> str:
     """Returns an exception's message as one line, without what gin adds about its call stack."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}. Free space there, then start the same command again."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}. Check the path and its permissions."
     message = str(error).partition(" in config string:")[0]

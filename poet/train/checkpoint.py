@@ -30,6 +30,8 @@ from poet.train.state import TrainState
 
 FOLDER = "checkpoints"
 _ITEMS = ("params", "rest", "ema", "meta")
+# Of the folder that Orbax writes a step to before it renames it to its number.
+_HALF = ".orbax-checkpoint-tmp"
 
 
 class Checkpoints:
@@ -46,6 +48,8 @@ class Checkpoints:
                 f"Checkpoints cannot be written to {model_dir} ({error.strerror or error});"
                 " choose a folder you may write to."
             ) from error
+        if jax.process_index() == 0:
+            remove_halves(self.folder)  # Of a process that was killed while it wrote.
         options = ocp.CheckpointManagerOptions(create=True, **_kept(num_kept, keeps_best))
         self._manager = ocp.CheckpointManager(
             reading.absolute(self.folder), options=options, item_names=_ITEMS
@@ -134,8 +138,10 @@ class Checkpoints:
 
     def close(self) -> None:
         """Finishes writing and lets go of the folder."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self._manager.wait_until_finished()
+        finally:  # Also when the last step could not be written.
+            self._manager.close()
 
     def _try(self, step: int, like: TrainState) -> tuple[TrainState | None, Exception | None]:
         """(the state, None), or (None, why not); all processes get the one or the other."""
@@ -219,6 +225,15 @@ def newest_step(model_dir: epath.PathLike) -> int:
             " to. Train one first, or pass another --checkpoint."
         )
     return steps[-1]
+
+
+def remove_halves(model_dir: epath.PathLike) -> None:
+    """Removes what Orbax had written of steps that did not become whole; nothing may be writing."""
+    folder = _folder(model_dir)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        number, mark, _ = path.name.partition(_HALF)
+        if mark and number.isdigit():
+            path.rmtree()
 
 
 def best_step(model_dir: epath.PathLike) -> int:

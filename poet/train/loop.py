@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from poet.train import agreement, looking
+from poet.train import agreement, full_disk, looking
 from poet.train.checkpoint import Checkpoints
 from poet.train.goodput import Goodput
 from poet.train.late_measures import LateMeasures
@@ -189,10 +189,11 @@ def run(
 
     Raises:
       NonFiniteLossError: naming the step and the last good checkpoint.
+      FullDiskError: naming the folder and the last whole checkpoint.
       Stopped: after SIGTERM, once the state is saved.
     """
     key, goodput = jax.random.key(config.seed), Goodput()
-    with contextlib.ExitStack() as stack:
+    with full_disk.told(config.model_dir), contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(config.stall_minutes))
         checkpoints = stack.enter_context(
             Checkpoints(config.model_dir, config.num_kept, bool(config.best_of))

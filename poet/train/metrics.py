@@ -9,6 +9,7 @@ import io
 import json
 import pathlib
 import tempfile
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,8 +30,6 @@ class MetricsWriter:
     """
 
     def __init__(self, model_dir: epath.PathLike, restored_step: int = 0):
-        from tensorboardX import SummaryWriter
-
         self._final = epath.Path(model_dir)
         self._is_remote = _is_remote(model_dir)
         self._scratch = tempfile.TemporaryDirectory() if self._is_remote else None
@@ -46,9 +45,7 @@ class MetricsWriter:
         temporary.write_text(text)
         temporary.rename(path)
         self._file = path.open("a")
-        self._board = SummaryWriter(
-            str(self._local / "tensorboard"), purge_step=restored_step + 1, write_to_disk=True
-        )
+        self._board = _Board(self._local / "tensorboard", restored_step + 1)
 
     def __enter__(self):
         return self
@@ -62,7 +59,7 @@ class MetricsWriter:
         for name, value in values.items():
             row[name] = value if isinstance(value, str) else _plain(value)
             if not isinstance(value, str):
-                self._board.add_scalar(f"{kind}/{name}", float(value), step)
+                self._board.add_number(f"{kind}/{name}", float(value), step)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()  # People watch it while the run goes on.
 
@@ -89,7 +86,7 @@ class MetricsWriter:
                 encoded_image_string=file.getvalue(),
             )
             value = Summary.Value(tag=f"{kind}/{name}", image=image)
-            self._board.file_writer.add_summary(Summary(value=[value]), step)
+            self._board.add(Summary(value=[value]), step)
 
     def flush(self) -> None:
         """Puts everything written so far on disk (and a copy at a remote MODEL_DIR)."""
@@ -104,11 +101,49 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        self.flush()
-        self._file.close()
-        self._board.close()
-        if self._scratch:
-            self._scratch.cleanup()
+        with contextlib.ExitStack() as stack:  # All of it, also where a disk is full.
+            if self._scratch:
+                stack.callback(self._scratch.cleanup)
+            stack.callback(self._board.close)
+            stack.callback(self._file.close)
+            self.flush()
+
+
+class _Board:
+    """The event file of TensorBoard, written at once.
+
+    tensorboardX's own SummaryWriter writes in a thread that ends without a word when the disk is
+    full; from then on the run would wait for it for ever.
+    """
+
+    def __init__(self, folder: pathlib.Path, purge_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"))
+        # TensorBoard forgets what an earlier process wrote of this step and later ones.
+        self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+        self._events.flush()
+
+    def add_number(self, tag: str, value: float, step: int) -> None:
+        from tensorboardX import summary
+
+        self.add(summary.scalar(tag, value), step)
+
+    def add(self, summary: Any, step: int) -> None:
+        self._write(step=step, summary=summary)
+
+    def flush(self) -> None:
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._events.write_event(Event(wall_time=time.time(), **fields))
 
 
 class NoMetrics(contextlib.AbstractContextManager):

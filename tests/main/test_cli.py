@@ -37,6 +37,8 @@ def test_commands_are_handed_their_arguments(monkeypatch):
         (ValueError("expected a, got b"), "error: expected a, got b."),
         (commands.UserError("Two\nlines."), "error: Two lines."),
         (FileNotFoundError(2, "No such file", "x.mp4"), "error: x.mp4: No such file. Check"),
+        (OSError(28, "No space left", "x.mp4"), "error: x.mp4: No space left. Free space there"),
+        (OSError(28, "No space left"), "error: No space left. Free space there"),
     ],
 )
 def test_errors_are_one_sentence_and_exit_code_2(error, words, capsys):
