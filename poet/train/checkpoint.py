@@ -50,6 +50,8 @@ class Checkpoints:
             ) from error
         if jax.process_index() == 0:
             remove_halves(self.folder)  # Of a process that was killed while it wrote.
+            _remove_unreadable_losses(self.folder)
+        agreement.all_say(True)  # No process looks before they are gone.
         options = ocp.CheckpointManagerOptions(create=True, **_kept(num_kept, keeps_best))
         self._manager = ocp.CheckpointManager(
             reading.absolute(self.folder), options=options, item_names=_ITEMS
@@ -147,6 +149,7 @@ class Checkpoints:
         """(the state, None), or (None, why not); all processes get the one or the other."""
         error = None
         try:
+            _meta(self.folder, step)  # A run reads its facts from the step that it goes on from.
             self._check_shapes(step, like.params)
         except Exception as problem:  # Orbax raises many types for unreadable files.
             error = problem
@@ -275,10 +278,25 @@ def find_step(model_dir: epath.PathLike, step: int | str) -> int:
 
 
 def read_meta(model_dir: epath.PathLike, step: int | None = None) -> dict[str, Any]:
-    """Returns the facts saved with a checkpoint (default: the newest), without its arrays."""
-    step = newest_step(model_dir) if step is None else step
-    path = _folder(model_dir) / str(step) / "meta" / "metadata"
-    return json.loads(path.read_text())
+    """Returns the facts saved with a checkpoint, without its arrays.
+
+    Args:
+      model_dir: The MODEL_DIR of a run.
+      step: Which checkpoint; None takes the newest whose facts can be read, as a run does that
+        goes on.
+
+    Raises:
+      ValueError: when there is no checkpoint, or its facts cannot be read.
+    """
+    if step is not None:
+        return _meta(_folder(model_dir), step)
+    newest = newest_step(model_dir)
+    for step in reversed(_steps(_folder(model_dir))):
+        try:
+            return _meta(_folder(model_dir), step)
+        except ValueError as error:
+            logging.warning("%s", error)
+    return _meta(_folder(model_dir), newest)
 
 
 def fingerprint(model_dir: epath.PathLike, step: int | None = None) -> str:
@@ -358,6 +376,29 @@ def _read_item(path: epath.Path, like: Any) -> Any:
                 f"The parameters at {path} cannot be read: {first_line[:300]}. Take an earlier"
                 " step, or train again."
             ) from error
+
+
+def _remove_unreadable_losses(folder: epath.Path) -> None:
+    """Orbax reads the losses of all steps as it starts; they only choose which steps are kept."""
+    for step in _steps(folder):
+        path = folder / str(step) / "metrics" / "metrics"
+        try:
+            if path.exists():
+                json.loads(path.read_text())
+        except ValueError as error:
+            logging.warning("The loss of checkpoint %d cannot be read (%s); left out.", step, error)
+            path.unlink()
+
+
+def _meta(folder: epath.Path, step: int) -> dict[str, Any]:
+    path = folder / str(step) / "meta" / "metadata"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The facts of step {step} at {path} cannot be read: {error}. Take an earlier step, or"
+            " train again."
+        ) from error
 
 
 def _folder(model_dir: epath.PathLike) -> epath.Path:

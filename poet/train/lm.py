@@ -367,10 +367,9 @@ def check_same_run(model_dir: epath.PathLike, facts: Mapping[str, Any]) -> dict[
       ValueError: when that run has other data, another model or another order of tokens.
     """
     try:
-        step = checkpoint.newest_step(model_dir)
+        before = checkpoint.read_meta(model_dir)
     except ValueError:
-        return {}
-    before = checkpoint.read_meta(model_dir, step)
+        return {}  # No step, or none that can be read: then the loop refuses to begin anew.
     if before.get("kind") != facts["kind"]:
         raise ValueError(
             f"{model_dir} holds a checkpoint of {before.get('kind')!r}, not of a"
@@ -381,9 +380,9 @@ def check_same_run(model_dir: epath.PathLike, facts: Mapping[str, Any]) -> dict[
     for name, words in _FIXED.items():
         if before.get(name) != facts[name]:
             raise ValueError(
-                f"MODEL_DIR {model_dir} holds step {step} of a run that differs in {words}:"
-                f" {_difference(before.get(name), facts[name])}. Use the same settings and data to"
-                " continue it, or another MODEL_DIR to start anew."
+                f"MODEL_DIR {model_dir} holds step {before['step']} of a run that differs in"
+                f" {words}: {_difference(before.get(name), facts[name])}. Use the same settings and"
+                " data to continue it, or another MODEL_DIR to start anew."
             )
     return before
 

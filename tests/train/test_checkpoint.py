@@ -91,20 +91,54 @@ def test_a_fingerprint_is_that_of_the_parameters_files(tmp_path):
     assert checkpoint.fingerprint(tmp_path / "copy") == second
 
 
+def damage(folder, step, part, how):
+    """Truncates or removes the files of one part (its arrays' data, or its only file)."""
+    for path in sorted((folder / checkpoint.FOLDER / str(step) / part).rglob("*")):
+        if path.is_file() and (path.parent.name == "d" or part in ("meta", "metrics")):
+            path.write_bytes(path.read_bytes()[:5]) if how == "truncate" else path.unlink()
+
+
 # Orbax leaves reads of a damaged step unfinished.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", ["truncate", "remove"])
-def test_a_damaged_newest_step_falls_back(tmp_path, damage):
+@pytest.mark.parametrize("how", ["truncate", "remove"])
+@pytest.mark.parametrize("part", ["params", "rest", "meta"])
+def test_a_damaged_newest_step_falls_back(tmp_path, part, how):
     save(tmp_path, 1, 2)
-    for path in (tmp_path / checkpoint.FOLDER / "2").rglob("*"):
-        if path.is_file() and path.parent.name == "d":
-            path.write_bytes(path.read_bytes()[:5]) if damage == "truncate" else path.unlink()
+    damage(tmp_path, 2, part, how)
+    if part == "meta":
+        assert checkpoint.read_meta(tmp_path) == {"words": "step 1", "step": 1}
+        with pytest.raises(ValueError, match="The facts of step 2 .* cannot be read"):
+            checkpoint.read_meta(tmp_path, 2)
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         read = checkpoints.restore_latest(make_state(0))
         assert int(read.step) == 1
         checkpoints.save(make_state(2), {"again": True})
     gc.collect()
     assert checkpoint.read_meta(tmp_path) == {"again": True, "step": 2}
+
+
+@pytest.mark.parametrize("how", ["truncate", "remove"])
+def test_a_step_whose_loss_cannot_be_read_goes_on(tmp_path, how):
+    """The loss only chooses which steps are kept."""
+    with checkpoint.Checkpoints(tmp_path, keeps_best=True) as checkpoints:
+        for step, loss in ((1, 2.0), (2, 3.0)):
+            checkpoints.save(make_state(step), {}, loss)
+    damage(tmp_path, 2, "metrics", how)
+    with checkpoint.Checkpoints(tmp_path, keeps_best=True) as checkpoints:
+        assert int(checkpoints.restore_latest(make_state(0)).step) in (1, 2)
+        assert checkpoints.best_loss() == 2.0
+        checkpoints.save(make_state(3), {}, 1.0)
+    assert checkpoint.best_step(tmp_path) == 3
+
+
+def test_facts_of_no_step_are_an_error(tmp_path):
+    save(tmp_path, 1)
+    damage(tmp_path, 1, "meta", "truncate")
+    with pytest.raises(ValueError, match="The facts of step 1 .* Take an earlier step, or train"):
+        checkpoint.read_meta(tmp_path)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(ValueError, match="No checkpoint under .* The facts of step 1"):
+            checkpoints.restore_latest(make_state(0))
 
 
 def test_a_half_written_step_is_not_a_checkpoint(tmp_path):

@@ -170,6 +170,24 @@ def test_four_devices_go_on_where_one_stopped(one_device, small_dataset, tmp_pat
     )
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("part", ["params", "rest", "meta"])
+def test_a_damaged_newest_step_goes_on_from_the_one_before(
+    one_device, small_dataset, tmp_path, capsys, caplog, part
+):
+    want, before = one_device
+    folder = tmp_path / "model"
+    shutil.copytree(before, folder)
+    for path in (folder / checkpoint.FOLDER / "6" / part).rglob("*"):
+        if path.is_file() and (path.parent.name == "d" or part == "meta"):
+            path.write_bytes(path.read_bytes()[:5])
+    got = lm.train(make_run(folder, small_dataset))
+    assert "continuing from the checkpoint of step 3" in capsys.readouterr().err
+    assert "Checkpoint 6 cannot be read; continuing from 3" in caplog.text
+    jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
+    assert checkpoint.read_meta(folder)["step"] == 6
+
+
 @pytest.mark.slow
 def test_a_restart_keeps_muon_and_dropout(one_device, small_dataset, tmp_path):
     """Momentum comes back from the checkpoint, and a step draws the same channels again."""
