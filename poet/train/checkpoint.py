@@ -30,6 +30,8 @@ from poet.train.state import TrainState
 
 FOLDER = "checkpoints"
 _ITEMS = ("params", "rest", "ema", "meta")
+# Parameters of another shape that an error names.
+_NUM_SHOWN = 5
 # Of the folder that Orbax writes a step to before it renames it to its number.
 _HALF = ".orbax-checkpoint-tmp"
 
@@ -125,7 +127,7 @@ class Checkpoints:
             first_line = (str(reason).strip() or type(reason).__name__).splitlines()[0]
             raise ValueError(
                 f"No checkpoint under {self.folder} fits this model (steps {failed}):"
-                f" {first_line[:300]}. Use the settings the run was started with, or another"
+                f" {first_line[:1000]}. Use the settings the run was started with, or another"
                 " MODEL_DIR."
             ) from reason
         return None
@@ -178,7 +180,7 @@ class Checkpoints:
         return TrainState(rest["step"], params, rest["opt_state"], rest["extra"], ema)
 
     def _check_shapes(self, step: int, params: Any) -> None:
-        """ValueError on the first parameter that differs: clearer than Orbax's, and sooner."""
+        """ValueError on parameters that differ: clearer than Orbax's, and sooner."""
         if wrong := shape_difference(self.folder, step, params):
             raise ValueError(wrong)
 
@@ -313,16 +315,19 @@ def fingerprint(model_dir: epath.PathLike, step: int | None = None) -> str:
 
 
 def shape_difference(model_dir: epath.PathLike, step: int, params: Any) -> str:
-    """The first parameter of a checkpoint that differs in shape, in words; "" if none does."""
+    """Which parameters of a checkpoint differ in shape, in words; "" if none does."""
     path = _folder(model_dir) / str(step) / "params"
     found, wanted = _shapes(_saved_shapes(path)), _shapes(params)
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            return (
-                f"parameter {name} is {found.get(name, 'absent')} in the checkpoint and"
-                f" {wanted.get(name, 'absent')} in the model"
-            )
-    return ""
+    wrong = [
+        f"{name} is {found.get(name, 'absent')} in the checkpoint and"
+        f" {wanted.get(name, 'absent')} in the model"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+    if not wrong:
+        return ""
+    shown, num_more = wrong[:_NUM_SHOWN], len(wrong) - _NUM_SHOWN
+    return f"parameter {', '.join(shown)}" + (f", and {num_more} more" if num_more > 0 else "")
 
 
 def load_params(

@@ -161,6 +161,20 @@ def test_another_model_is_refused(tmp_path):
     assert checkpoint.newest_step(tmp_path) == 1
 
 
+def test_some_of_many_shapes_are_named(tmp_path):
+    save(tmp_path, 1)
+    params = make_state(1).params
+    assert checkpoint.shape_difference(tmp_path, 1, params) == ""
+    five = {f"c{number}": jnp.zeros(2) for number in range(5)}
+    said = checkpoint.shape_difference(tmp_path, 1, params | five)
+    assert said.startswith("parameter c0 is absent in the checkpoint and (2,) in the model, c1 is")
+    assert said.endswith("c4 is absent in the checkpoint and (2,) in the model")
+    said = checkpoint.shape_difference(tmp_path, 1, five | {"b": jnp.zeros(4)})
+    assert said.startswith("parameter a/kernel is (8, 4) in the checkpoint and absent in the model")
+    assert "b is (3,) in the checkpoint and (4,) in the model" in said
+    assert said.count(" in the checkpoint ") == 5 and said.endswith(", and 2 more")
+
+
 def test_nothing_there_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint; expected a MODEL_DIR"):
         checkpoint.load_params(tmp_path / "absent")
