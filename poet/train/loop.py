@@ -291,22 +291,33 @@ class _Running:
             if hosts.is_due(done):
                 watch.drain()
                 watch.compare_hosts(done)
-            loss = self._evaluated(state, done)
             must_stop = self.is_stopping() or watch.checkpoints.reached_preemption(done)
+            loss = math.inf
             if not must_stop:  # Who is told to stop has little time.
+                loss = self._evaluated(state, done)
                 self._sample(state, done)
             is_due = done == config.num_steps or done % config.save_period == 0
             is_best = loss < math.inf and loss < watch.checkpoints.best_loss()
             if is_due or must_stop or is_best:
                 self._save(state, done, loss)
-            if must_stop and done < config.num_steps:
-                watch.checkpoints.wait()
-                watch.progress.say(
-                    f"Stopped by SIGTERM; step {done:,} is saved. Start again to go on."
-                )
-                raise Stopped(done)
+            if must_stop:
+                self._stop(state, done)
             hosts.end_step()
         return state
+
+    def _stop(self, state: TrainState, done: int) -> None:
+        """Ends the run once its state is on disk; after the last step it only says what is left."""
+        watch = self.watch
+        watch.checkpoints.wait()
+        if done < self.config.num_steps:
+            watch.progress.say(f"Stopped by SIGTERM; step {done:,} is saved. Start again to go on.")
+            raise Stopped(done)
+        watch.progress.say(
+            f"SIGTERM came with the last step, {done:,}; it is saved. Evaluation and samples"
+            " follow, as far as there is time."
+        )
+        self._evaluated(state, done)
+        self._sample(state, done)
 
     def _is_time(self, done: int, period: int) -> bool:
         return done == self.config.num_steps or bool(period and done % period == 0)

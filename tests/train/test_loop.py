@@ -111,6 +111,48 @@ def test_sigterm_saves_and_exits_zero(tmp_path, undisturbed):
     assert_same(run(tmp_path), undisturbed[0])
 
 
+def signalled(at, folder, num_steps=NUM_STEPS):
+    """A toy program that gets SIGTERM in step `at`, and its looks: the newest step on disk then."""
+    program = toy_program.make(num_steps)
+    kept = {}
+
+    def step_for(group):
+        def train_step(now, batch, key):
+            if int(now.step) + 1 == at:
+                signal.raise_signal(signal.SIGTERM)
+            return program.step_for(group)(now, batch, key)
+
+        return train_step
+
+    def look(kind):
+        def note(now, step):
+            kept[kind, step] = checkpoint.newest_step(folder) if at == step else None
+            return {"loss_nats": 1.0}
+
+        return note
+
+    changes = {"step_for": step_for, "evaluate": look("eval"), "sample": look("sample")}
+    return dataclasses.replace(program, **changes), kept
+
+
+def test_who_is_told_to_stop_neither_evaluates_nor_samples(tmp_path, undisturbed, capsys):
+    program, looks = signalled(40, tmp_path)
+    with pytest.raises(loop.Stopped):
+        loop.run(program, toy_program.config(tmp_path, NUM_STEPS, sample_period=20))
+    assert set(looks) == {("eval", 20), ("sample", 20)}
+    assert checkpoint.newest_step(tmp_path) == 40
+    assert "Stopped by SIGTERM; step 40 is saved." in capsys.readouterr().err
+    assert_same(run(tmp_path), undisturbed[0])
+
+
+def test_a_signal_with_the_last_step_saves_it_before_it_is_looked_at(tmp_path, capsys):
+    program, looks = signalled(20, tmp_path, num_steps=20)
+    final = loop.run(program, toy_program.config(tmp_path, 20, sample_period=10))
+    assert int(final.step) == 20
+    assert looks == {("sample", 10): None, ("eval", 20): 20, ("sample", 20): 20}
+    assert "SIGTERM came with the last step, 20; it is saved." in capsys.readouterr().err
+
+
 def test_non_finite_loss_names_step_and_last_good_checkpoint(tmp_path):
     with pytest.raises(
         late_measures.NonFiniteLossError, match=r"at step 28 .*up to 27.*checkpoint is step 20"

@@ -118,6 +118,30 @@ def test_four_that_lost_one_go_on_as_two_replicas(one, small_dataset, tmp_path):
     np.testing.assert_allclose(list(found.values()), list(one.values()), rtol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(4000)
+def test_one_that_is_told_to_stop_takes_the_other_along(one, small_dataset, tmp_path):
+    """Both save the same step and say so by their exit code; the job goes on from there."""
+    processes = start_joined(2, tmp_path, small_dataset, "--exit_code_when_stopped=75")
+    deadline = time.monotonic() + 1800
+    while not list((tmp_path / "checkpoints").glob("[1-9]0")):
+        assert time.monotonic() < deadline and processes[0].poll() is None
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    said = wait_for(processes)
+    assert [process.returncode for process in processes] == [75, 75], said
+    stopped = checkpoint.newest_step(tmp_path)
+    assert 10 <= stopped < NUM_STEPS
+    assert f"Stopped by SIGTERM; step {stopped} is saved" in said[0]
+    processes = start_joined(2, tmp_path, small_dataset, "--exit_code_when_stopped=75")
+    said = wait_for(processes)
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert f"continuing from the checkpoint of step {stopped}" in said[0]
+    found = losses(tmp_path)
+    assert list(found) == list(range(1, NUM_STEPS + 1))
+    np.testing.assert_allclose(list(found.values()), list(one.values()), rtol=1e-4)
+
+
 SPOILED = """
 import jax
 import numpy as np
