@@ -4,10 +4,13 @@ A host with other code, settings or data does not fail: the run goes on and is w
 true of a device whose memory flipped a bit that the other replicas do not have.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 import poet
+from poet.train.meta import first_difference
 from poet.train.partitioning import path_names
 
 _DIGEST_BYTES = 8
@@ -30,23 +34,36 @@ def check_hosts(facts: Mapping[str, Any]) -> None:
     """Compares facts and Poet's own code over all processes; does nothing for a single one.
 
     Args:
-      facts: Name -> JSON, such as the operative config and the dataset's fingerprint.
+      facts: Name -> settings, such as an `OptimizerConfig` or the dataset's fingerprint; the same
+        names on every process.
 
     Raises:
-      DisagreementError: naming the facts that differ and the processes whose are not those of
-        process 0. Every process raises it.
+      DisagreementError: naming the facts that differ, the processes whose are not those of process
+        0, and the first setting that differs with both values. Every process raises it.
     """
     if jax.process_count() == 1:
         return
-    from jax.experimental import multihost_utils
-
     facts = {"code": code_fingerprint(), **facts}
-    mine = np.stack([_digest(facts[name]) for name in sorted(facts)])
-    check_digests(sorted(facts), np.asarray(multihost_utils.process_allgather(mine)))
+    texts = {name: json.dumps(describe(facts[name]), sort_keys=True) for name in sorted(facts)}
+    digests = gather(np.stack([_digest(text) for text in texts.values()]))
+    is_other = (digests != digests[:1]).any(axis=2)
+    if is_other.any():
+        at = int(np.flatnonzero(is_other.any(axis=0))[0])
+        name = list(texts)[at]
+        check_digests(list(texts), digests, name, gather_texts(texts[name]))
 
 
-def check_digests(names: list[str], digests: np.ndarray) -> None:
-    """DisagreementError unless all rows of [processes, names, bytes] are alike."""
+def check_digests(
+    names: list[str], digests: np.ndarray, shown: str = "", texts: Sequence[str] = ()
+) -> None:
+    """DisagreementError unless all rows of [processes, names, bytes] are alike.
+
+    Args:
+      names: Of the facts.
+      digests: Of all processes.
+      shown: The fact whose `texts`, one JSON of each process, say what differs in it.
+      texts: See `shown`.
+    """
     is_other = (digests != digests[:1]).any(axis=2)
     if is_other.any():
         words = [
@@ -56,18 +73,73 @@ def check_digests(names: list[str], digests: np.ndarray) -> None:
         ]
         raise DisagreementError(
             f"Expected the same on all {len(digests)} processes, but these differ from process 0:"
-            f" {'; '.join(words)}. Give every host the same code, gin files and data, then start"
-            " again."
+            f" {'; '.join(words)}.{_first_of(shown, texts)} Give every host the same code, gin"
+            " files and data, then start again."
         )
+
+
+def _first_of(name: str, texts: Sequence[str]) -> str:
+    other = next((at for at, text in enumerate(texts) if text != texts[0]), None)
+    if other is None:
+        return ""
+    inner, first, its = first_difference(json.loads(texts[0]), json.loads(texts[other]))
+    what = f"{name}.{inner}" if inner else name
+    return f" {what} is {str(first)[:80]} on process 0 and {str(its)[:80]} on process {other}."
+
+
+def gather(mine: np.ndarray) -> np.ndarray:
+    """[processes, ...]: the arrays of all, which have one shape; all of them have to ask."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(mine))
+
+
+def gather_texts(mine: str) -> list[str]:
+    """The texts of all processes, of any lengths; all of them have to ask."""
+    encoded = np.frombuffer(mine.encode(), np.uint8)
+    lengths = gather(np.asarray(len(encoded)))
+    padded = np.pad(encoded, (0, int(lengths.max()) - len(encoded)))
+    rows = zip(gather(padded), lengths, strict=True)
+    return [bytes(row[:length].astype(np.uint8)).decode() for row, length in rows]
+
+
+def describe(value: Any) -> Any:
+    """Settings as JSON that is the same wherever they are: no addresses of objects, no order."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): describe(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(part) for part in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(json.dumps(describe(part), sort_keys=True) for part in value)
+    if isinstance(value, functools.partial):
+        return {"is": describe(value.func), "args": describe([value.args, value.keywords])}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return hashlib.sha256(np.asarray(value).tobytes()).hexdigest()
+    named = value if hasattr(value, "__qualname__") else type(value)
+    about = {"is": f"{named.__module__}.{named.__qualname__}"}
+    if str(named.__module__).partition(".")[0] != "poet":
+        about["file"] = _file_fingerprint(named.__module__)
+    if named is value:
+        return about
+    if hasattr(value, "fingerprint"):
+        return about | {"fingerprint": str(value.fingerprint)}
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return about | {name: describe(part) for name, part in fields.items()}
+    if isinstance(value, np.dtype | np.generic):
+        return about | {"value": str(value)}
+    return about
 
 
 def all_say(is_fine: bool) -> bool:
     """Whether every process says so; all of them have to ask at the same place."""
     if jax.process_count() == 1:
         return is_fine
-    from jax.experimental import multihost_utils
-
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(is_fine))))
+    return bool(np.all(gather(np.asarray(is_fine))))
 
 
 def code_fingerprint() -> str:
@@ -79,8 +151,22 @@ def code_fingerprint() -> str:
     return found.hexdigest()
 
 
-def _digest(fact: Any) -> np.ndarray:
-    text = json.dumps(fact, sort_keys=True, default=str)
+def files_fingerprints(modules: Sequence[str]) -> list[str]:
+    """SHA-256 of the files behind `LMRun.task_modules`: names of loaded modules, or .py files.
+
+    Folders may be called differently on another host, so that only what is in the files counts.
+    """
+    return [_file_fingerprint(name) for name in modules]
+
+
+def _file_fingerprint(name: str) -> str:
+    path = None if name.endswith(".py") else getattr(sys.modules.get(name), "__file__", None)
+    path = path or (name if name.endswith(".py") else name.replace(".", os.sep) + ".py")
+    content = Path(path).read_bytes() if os.path.isfile(path) else name.encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest(text: str) -> np.ndarray:
     whole = hashlib.sha256(text.encode()).digest()
     return np.frombuffer(whole[:_DIGEST_BYTES], np.uint8).astype(np.int32)
 

@@ -157,9 +157,9 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
     dataset = open_dataset(run.data_dir)
     sizes = sizes_of(dataset, run.text_tokenizer)
     config = model_for(run.model, sizes, keeps_text_rows=bool(run.text_weights))
-    mesh = partitioning.make_mesh(run.mesh)
     facts = _facts(run, dataset, sizes, config)
-    agreement.check_hosts({"settings": facts, "optimizer": run.optimizer, "loop": run.loop})
+    agreement.check_hosts(_of_all_hosts(run, facts))
+    mesh = partitioning.make_mesh(run.mesh)
     before = check_same_run(run.loop.model_dir, facts)
     agd = _agd(run, mesh, before.get("batch_sizes"))
     batches = AgdBatches(dataset, tasks, sizes, run.text_tokenizer, agd)
@@ -445,6 +445,19 @@ def _facts(
         "batch": batch,
         "num_steps": run.loop.num_steps,
     }
+
+
+def _of_all_hosts(run: LMRun, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be the same on every host: all settings, the data and the task files.
+
+    The dataset may lie elsewhere on another host, for what is in it is compared. Other folders may
+    not: all hosts write to one MODEL_DIR and begin with the weights of one.
+    """
+    names = {field.name for field in dataclasses.fields(run)} - {"data_dir", "task_modules"}
+    settings = {name: getattr(run, name) for name in names}
+    found = {name: fact for name, fact in facts.items() if name != "data_dir"}
+    modules = agreement.files_fingerprints(run.task_modules)
+    return settings | {"data and tasks": found, "task files": modules}
 
 
 def _clips(batches: AgdBatches) -> list[dict[str, Any]]:

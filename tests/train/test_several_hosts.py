@@ -1,5 +1,6 @@
 """Real processes, joined by jax.distributed, train as one process with as many devices does."""
 
+import shutil
 import signal
 import sys
 import time
@@ -140,6 +141,35 @@ def test_one_that_is_told_to_stop_takes_the_other_along(one, small_dataset, tmp_
     found = losses(tmp_path)
     assert list(found) == list(range(1, NUM_STEPS + 1))
     np.testing.assert_allclose(list(found.values()), list(one.values()), rtol=1e-4)
+
+
+AVERAGED = """
+from __gin__ import dynamic_registration
+from poet.train import lm
+from poet.train import lm_program
+
+lm.LMRun.updates = @lm_program.Updates()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4000)
+def test_hosts_that_differ_in_one_setting_both_refuse(small_dataset, tmp_path):
+    """The dataset may lie elsewhere; another decay of the average may not be."""
+    shutil.copytree(small_dataset, tmp_path / "elsewhere")
+    joined = [f"--coordinator_address={real_processes.free_address()}", "--process_count=2"]
+    processes = []
+    for number, dataset in enumerate((small_dataset, tmp_path / "elsewhere")):
+        file = tmp_path / f"host_{number}.gin"
+        file.write_text(AVERAGED + f"lm_program.Updates.ema_decay = 0.9{number}\n")
+        more = [*joined, f"--process_index={number}", f"--gin_file={file}"]
+        processes.append(start(tmp_path / "model", dataset, 1, *more))
+    said = wait_for(processes)
+    assert [process.returncode for process in processes] == [2, 2], said
+    for text in said:
+        assert "but these differ from process 0: updates (process 1)." in text
+        assert "updates.ema_decay is 0.9 on process 0 and 0.91 on process 1." in text
+    assert not (tmp_path / "model").exists()
 
 
 SPOILED = """
