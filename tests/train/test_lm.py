@@ -171,7 +171,9 @@ def test_four_devices_go_on_where_one_stopped(one_device, small_dataset, tmp_pat
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("part", ["params", "rest", "meta"])
+@pytest.mark.parametrize(
+    "part", ["meta", *(pytest.param(name, marks=pytest.mark.slow) for name in ("params", "rest"))]
+)
 def test_a_damaged_newest_step_goes_on_from_the_one_before(
     one_device, small_dataset, tmp_path, capsys, caplog, part
 ):
