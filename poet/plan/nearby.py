@@ -155,11 +155,9 @@ def of_tokenizer(
 def _smaller(run: TokenizerRun, part: int, remat: bool) -> tuple[TokenizerRun, list[str]]:
     """(the run with a part of its batches and perhaps blocks computed again, words for that)."""
     recipe, words = run.recipe, []
-    names = (
-        ("frames_per_batch", "images_per_batch")
-        if isinstance(recipe, VisualRecipe)
-        else ("batch_size",)
-    )
+    names = ("batch_size",)
+    if isinstance(recipe, VisualRecipe):
+        names = ("frames_per_batch", *(("images_per_batch",) if recipe.image_steps else ()))
     if part > 1:
         sizes = {name: getattr(recipe, name) for name in names}
         fewer = {name: max(1, size // part) for name, size in sizes.items()}

@@ -63,7 +63,7 @@ def test_decoding_on_too_few_chips_asks_for_a_larger_slice():
 
 
 def test_a_tokenizer_computes_blocks_again_or_takes_smaller_batches():
-    recipe = VisualRecipe(frames_per_batch=272, images_per_batch=16)
+    recipe = VisualRecipe(frames_per_batch=272, image_steps=1, images_per_batch=16)
     run = TokenizerRun(recipe=recipe, num_steps=1)
     needs = Needs(total=12 * GIB, held=2 * GIB)
     found = nearby.of_tokenizer(run, SLICE, needs, quiet)
@@ -75,6 +75,9 @@ def test_a_tokenizer_computes_blocks_again_or_takes_smaller_batches():
     ]
     assert [change.needed / GIB for change in found[:3]] == [8, 7, 5]
     assert any(change.words == "v5e:4x4 (16 chips)" for change in found)
+    clips = TokenizerRun(recipe=dataclasses.replace(recipe, image_steps=0), num_steps=1)
+    found = nearby.of_tokenizer(clips, SLICE, needs, quiet)
+    assert found[1].words == "frames_per_batch = 136 (was 272)", "there are no steps on images"
     sounds = TokenizerRun(recipe=AudioRecipe(batch_size=64), num_steps=1)
     found = nearby.of_tokenizer(sounds, SLICE, needs, quiet)
     assert [change.words for change in found][:2] == [
