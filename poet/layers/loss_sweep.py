@@ -75,22 +75,20 @@ def sweep(how: Sweep, hidden: Array, tables: Any, targets: Array, weights: Array
     if num_tiles == 1:
         total, measures, d_hidden, d_tables = _token_tile(how, d_tables, hidden, targets, weights)
     else:
-        # Token i goes to tile i % num_tiles: each tile then spans the whole batch, and a batch
-        # that is sharded over devices stays where it is.
-        def deal(x: Any) -> Any:
-            return x.reshape(tile, num_tiles, *x.shape[1:]).swapaxes(0, 1)
+        # Neighbours share a tile: no array has to be put into another order. On a mesh a device has
+        # its own tokens here, so that nothing is exchanged either.
+        def cut(x: Any) -> Any:
+            return x.reshape(num_tiles, tile, *x.shape[1:])
 
-        def body(carry: Any, dealt: Any) -> Any:
+        def body(carry: Any, cuts: Any) -> Any:
             total, d_tables = carry
-            part, measures, d_hidden, d_tables = _token_tile(how, d_tables, *dealt)
+            part, measures, d_hidden, d_tables = _token_tile(how, d_tables, *cuts)
             return (total + part, d_tables), (measures, d_hidden)
 
         start = (jnp.zeros((), jnp.float32), d_tables)
-        dealt = (deal(hidden), deal(targets), deal(weights))
-        (total, d_tables), stacked = jax.lax.scan(body, start, dealt)
-        measures, d_hidden = jax.tree.map(
-            lambda x: x.swapaxes(0, 1).reshape(num_tokens, *x.shape[2:]), stacked
-        )
+        cuts = (cut(hidden), cut(targets), cut(weights))
+        (total, d_tables), stacked = jax.lax.scan(body, start, cuts)
+        measures, d_hidden = jax.tree.map(lambda x: x.reshape(num_tokens, *x.shape[2:]), stacked)
     measures = {name: values[:num_real] for name, values in measures.items()}
     if not how.has_grads:
         return total, measures, None

@@ -270,6 +270,7 @@ def test_lines_of_requests_over_two_hosts(out, tmp_path, capsys):
     assert "none.png" in json.loads((tmp_path / "failed" / "e.json").read_text())["error"]
 
 
+@pytest.mark.slow
 def test_records_of_a_seqio_task(out, tmp_path, capsys):
     """A task by name takes its conditions from the dataset, as they were tokenized."""
     argv = ["--requests=poet_future_prediction", f"--dataset={out / 'dataset'}"]

@@ -155,6 +155,7 @@ def test_checkpoints_say_what_they_are(golden_run, small_dataset):
     assert params["text_pad"].shape == (config.d_model,)
 
 
+@pytest.mark.slow
 def test_four_devices_go_on_where_one_stopped(one_device, small_dataset, tmp_path):
     want, before = one_device
     folder = tmp_path / "model"
