@@ -8,7 +8,9 @@ import argparse
 import errno
 import os
 import re
+import socket
 import sys
+import urllib.error
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,16 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         if is_debug:
             raise
         print(f"error: {sentence(error)}", file=sys.stderr)
-        return 1 if isinstance(error, (ConnectionError, TimeoutError)) else 2
+        return 1 if _is_about_a_connection(error) else 2
+
+
+def _is_about_a_connection(error: BaseException) -> bool:
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code >= 500  # Below, the address is wrong, or may not be read.
+    if isinstance(error, (ConnectionError, TimeoutError, socket.gaierror, urllib.error.URLError)):
+        return True
+    lost = (errno.ESTALE, errno.ENETUNREACH, errno.EHOSTUNREACH)
+    return isinstance(error, OSError) and error.errno in lost
 
 
 def sentence(error: BaseException) -> str:

@@ -35,9 +35,6 @@ def _run(argv: list[str]) -> int:
     commands.check_writable(flags.out)
     out = Path(flags.out)
     hosts.join(flags)
-    # The first look at the devices comes after it: XLA's flags hold from then on.
-    said = deterministic.prepare(flags.deterministic, out / "train")
-    devices.check_accelerator()
 
     import gin
     import jax
@@ -47,6 +44,9 @@ def _run(argv: list[str]) -> int:
 
     commands.read_gin(files, bindings)
     run = commands.call_configured(tokenizer_run.TokenizerRun)
+    # The first look at the devices comes last: XLA's flags hold from then on.
+    said = deterministic.prepare(flags.deterministic, out / "train")
+    devices.check_accelerator()
     is_first = jax.process_index() == 0
     if said and is_first:
         print(said)

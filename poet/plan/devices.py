@@ -79,8 +79,8 @@ def over_slices(mesh: MeshConfig, topology: Topology) -> tuple[MeshConfig, tuple
         return mesh, ()
     said = (
         f"Each of the {count} slices of {topology.name} was given a copy of the state, replica ="
-        f" {count}, where the run has 1; to train there, add"
-        f" --gin.partitioning.MeshConfig.replica={count}."
+        f" {count}, where the run has 1. A tokenizer without a mesh does so by itself; to train"
+        f" another run there, add --gin.partitioning.MeshConfig.replica={count}."
     )
     return dataclasses.replace(mesh, replica=count), (said,)
 

@@ -43,7 +43,12 @@ def check_hosts(facts: Mapping[str, Any]) -> None:
     """
     if jax.process_count() == 1:
         return
-    facts = {"code": code_fingerprint(), **facts}
+    # Alone and first: other code may have other facts, and could not be compared by them.
+    _compare({"code": code_fingerprint()})
+    _compare({"deterministic operations": _asks_for_equal_bits(), **facts})
+
+
+def _compare(facts: Mapping[str, Any]) -> None:
     texts = {name: json.dumps(describe(facts[name]), sort_keys=True) for name in sorted(facts)}
     digests = gather(np.stack([_digest(text) for text in texts.values()]))
     is_other = (digests != digests[:1]).any(axis=2)
@@ -133,6 +138,11 @@ def describe(value: Any) -> Any:
     if isinstance(value, np.dtype | np.generic):
         return about | {"value": str(value)}
     return about
+
+
+def _asks_for_equal_bits() -> bool:
+    """Of `--deterministic`: how programs are compiled is in no configuration."""
+    return "xla_gpu_deterministic_ops" in os.environ.get("XLA_FLAGS", "")
 
 
 def all_say(is_fine: bool) -> bool:

@@ -153,6 +153,8 @@ class Checkpoints:
         try:
             _meta(self.folder, step)  # A run reads its facts from the step that it goes on from.
             self._check_shapes(step, like.params)
+        except (ConnectionError, TimeoutError):
+            raise  # The step may be good: the next start can read it.
         except Exception as problem:  # Orbax raises many types for unreadable files.
             error = problem
         if not agreement.all_say(error is None):
@@ -399,6 +401,8 @@ def _meta(folder: epath.Path, step: int) -> dict[str, Any]:
     path = folder / str(step) / "meta" / "metadata"
     try:
         return json.loads(path.read_text())
+    except (ConnectionError, TimeoutError):
+        raise
     except (OSError, ValueError) as error:
         raise ValueError(
             f"The facts of step {step} at {path} cannot be read: {error}. Take an earlier step, or"

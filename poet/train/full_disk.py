@@ -41,7 +41,8 @@ def told(model_dir: epath.PathLike) -> Iterator[None]:
     """Turns whatever a full disk raises inside into one error; enter it before what writes.
 
     Checkpoints are written in the background: a disk that was full then is only heard of at the
-    next save or at the end. What was written of the step that did not fit is removed.
+    next save or at the end. What was written of the step that did not fit is removed,
+    by the next start where there are several processes.
 
     Raises:
       FullDiskError: naming the folder and the step to go on from.
@@ -55,7 +56,7 @@ def told(model_dir: epath.PathLike) -> Iterator[None]:
         kept = "no checkpoint was whole yet"
         with contextlib.suppress(ValueError):
             kept = f"the last whole checkpoint is step {checkpoint.newest_step(model_dir)}"
-        if jax.process_index() == 0:
+        if jax.process_count() == 1:  # Others may still be writing; the next start removes theirs.
             _remove_halves(model_dir)
         raise FullDiskError(
             f"No space is left to write to {model_dir} ({why}); {kept}. Free space there, or keep"

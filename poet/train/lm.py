@@ -161,6 +161,8 @@ def train(run: LMRun, operative_config: Callable[[], str] | None = None) -> Trai
     agreement.check_hosts(_of_all_hosts(run, facts))
     mesh = partitioning.make_mesh(run.mesh)
     before = check_same_run(run.loop.model_dir, facts)
+    # A host whose view of MODEL_DIR is older would go on with batches of other sizes.
+    agreement.check_hosts({"the checkpoint that they go on from": before})
     agd = _agd(run, mesh, before.get("batch_sizes"))
     batches = AgdBatches(dataset, tasks, sizes, run.text_tokenizer, agd)
     for group in batches.groups.values():

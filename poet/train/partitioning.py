@@ -179,11 +179,20 @@ def mesh_for_rows(config: MeshConfig | None, sizes: Sequence[int]) -> Mesh:
     """The mesh of `config`; without one, of as many devices as divide all these batch sizes.
 
     A run on more devices than that keeps its batches, and so its result, and leaves some idle.
+    Without `config` each slice of a TPU has a copy of the state.
     """
     if config is not None:
         return make_mesh(config)
-    rows, count = math.gcd(*sizes), len(jax.devices())
-    return make_mesh(MeshConfig(num_devices=max(n for n in range(1, count + 1) if rows % n == 0)))
+    rows, devices = math.gcd(*sizes), jax.devices()
+    num_devices = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
+    return make_mesh(MeshConfig(num_devices=num_devices, replica=_copies(devices[:num_devices])))
+
+
+def _copies(devices: Sequence[Any]) -> int:
+    """How many slices of a TPU these are; devices of other kinds lie in one `fsdp`."""
+    if devices[0].platform != "tpu":
+        return 1
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def place_rows(batch: Any, mesh: Mesh) -> jax.Array:

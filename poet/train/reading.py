@@ -40,6 +40,8 @@ def read(path: epath.Path, like: Any) -> Any:
         except Exception as problem:  # Orbax raises many types for unreadable files.
             error = problem
     if not agreement.all_say(error is None):
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            raise error  # The files may be good: the next start can read them.
         words = "another process could not read its part; its log says why"
         if error is not None:
             words = (str(error).strip() or type(error).__name__).splitlines()[0][:300]

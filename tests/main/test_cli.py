@@ -1,6 +1,9 @@
 """The dispatcher and what all commands share."""
 
+import errno
 import re
+import socket
+import urllib.error
 
 import pytest
 
@@ -52,7 +55,16 @@ def test_errors_are_one_sentence_and_exit_code_2(error, words, capsys):
         commands.run_command(run, ["--debug"])
 
 
-@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), TimeoutError("no answer")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(104, "reset"),
+        TimeoutError("no answer"),
+        socket.gaierror(-3, "Temporary failure in name resolution"),
+        urllib.error.HTTPError("https://example.com", 503, "Unavailable", {}, None),
+        OSError(errno.ESTALE, "Stale file handle"),
+    ],
+)
 def test_a_connection_that_fails_may_be_tried_again(error, capsys):
     def run(argv):
         raise error

@@ -145,3 +145,16 @@ def test_settings_are_described_without_addresses_and_order():
 def test_a_single_process_agrees_with_itself():
     agreement.check_hosts({"config": object})
     assert len(agreement.code_fingerprint()) == 64
+
+
+def test_other_code_is_said_even_where_it_has_other_facts(together, monkeypatch):
+    numbers = iter("ab")
+    monkeypatch.setattr(agreement, "code_fingerprint", lambda: next(numbers))
+    said = together({"seed": 1}, {"seed": 1, "of a newer version": 2})
+    assert "code (process 1)" in said
+
+
+def test_one_host_that_asks_for_equal_bits_is_said(together, monkeypatch):
+    flags = iter([True, False])
+    monkeypatch.setattr(agreement, "_asks_for_equal_bits", lambda: next(flags))
+    assert "deterministic operations is " in together({}, {})

@@ -141,6 +141,22 @@ def test_facts_of_no_step_are_an_error(tmp_path):
             checkpoints.restore_latest(make_state(0))
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), TimeoutError("no answer")])
+def test_a_step_that_could_not_be_reached_is_not_set_aside(tmp_path, monkeypatch, error):
+    """The storage may answer the next start, and the step be as good as ever."""
+
+    def unreachable(*_):
+        raise error
+
+    save(tmp_path, 1, 2)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoint, "shape_difference", unreachable)
+        with pytest.raises(type(error)):
+            checkpoints.restore_latest(make_state(0))
+        monkeypatch.undo()
+        assert int(checkpoints.restore_latest(make_state(0)).step) == 2
+
+
 def test_a_half_written_step_is_not_a_checkpoint(tmp_path):
     save(tmp_path, 1)
     half = tmp_path / checkpoint.FOLDER / "2.orbax-checkpoint-tmp"

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import types
 
 import jax
 import mesh_programs
@@ -130,6 +131,15 @@ def test_a_run_takes_as_many_devices_as_divide_its_batches():
     assert partitioning.mesh_for_rows(None, [6, 4]).size == 2
     assert partitioning.mesh_for_rows(None, [5, 4]).size == 1
     assert partitioning.mesh_for_rows(MeshConfig(num_devices=3), [4]).size == 3
+
+
+def test_each_slice_of_a_tpu_has_a_copy_where_no_mesh_is_given():
+    def copies(platform):
+        devices = [types.SimpleNamespace(platform=platform, slice_index=i // 4) for i in range(8)]
+        return partitioning._copies(devices)
+
+    assert copies("tpu") == 2
+    assert copies("gpu") == copies("cpu") == 1, "groups of GPUs may lie along fsdp"
 
 
 def test_batches_that_do_not_divide_are_refused():
