@@ -1,3 +1,6 @@
+import functools
+
+import attention_checks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,14 +8,7 @@ import pytest
 
 from poet.layers import attention, mask
 
-
-def draw(key, batch=2, length=9, heads=4, kv_heads=2, head_dim=8):
-    keys = jax.random.split(key, 3)
-    counts = (heads, kv_heads, kv_heads)
-    return [
-        jax.random.normal(k, (batch, length, n, head_dim))
-        for k, n in zip(keys, counts, strict=True)
-    ]
+draw = functools.partial(attention_checks.draw, batch=2, length=9, heads=4, kv_heads=2, head_dim=8)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """cuDNN's attention: its two calls by XLA on the CPU, and what is lowered for CUDA."""
 
+import functools
 import re
 
+import attention_checks
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_checks import values_and_gradients
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
@@ -19,25 +22,7 @@ from poet.models.block import Block, BlockConfig
 from poet.models.config import REMAT_POLICIES, PrefixLMConfig
 from poet.train.partitioning import RULES, MeshConfig, make_mesh
 
-
-def draw(key, batch=2, length=21, heads=4, kv_heads=2, head_dim=8):
-    keys = jax.random.split(key, 3)
-    counts = (heads, kv_heads, kv_heads)
-    return [
-        jax.random.normal(k, (batch, length, n, head_dim))
-        for k, n in zip(keys, counts, strict=True)
-    ]
-
-
-def values_and_gradients(run, inputs):
-    """Result, and gradients of a sum that no two of its numbers enter alike."""
-
-    def total(args):
-        out = run(*args)
-        return jnp.sum(jnp.sin(out)), out
-
-    (_, out), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(inputs)
-    return [out, *grads]
+draw = functools.partial(attention_checks.draw, batch=2, length=21, heads=4, kv_heads=2, head_dim=8)
 
 
 def off_the_mask(inputs, prefix):

@@ -1,10 +1,14 @@
 """TPU's attention kernel, interpreted on the CPU: numbers of the plain form, blocks, refusals."""
 
+import functools
+
+import attention_checks
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_checks import values_and_gradients
 from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
 
@@ -20,29 +24,13 @@ SMALL = SplashBlocks(queries=128, keys=128)
 # Two blocks, the second one mostly padding.
 LENGTH = 150
 
-
-def draw(key, batch=1, length=LENGTH, heads=2, kv_heads=1, head_dim=8):
-    keys = jax.random.split(key, 3)
-    counts = (heads, kv_heads, kv_heads)
-    return [
-        jax.random.normal(k, (batch, length, n, head_dim))
-        for k, n in zip(keys, counts, strict=True)
-    ]
+draw = functools.partial(
+    attention_checks.draw, batch=1, length=LENGTH, heads=2, kv_heads=1, head_dim=8
+)
 
 
 def attend(q, k, v, prefix, blocks=SMALL):
     return splash.splash_attention(q, k, v, prefix, blocks, is_interpreted=True)
-
-
-def values_and_gradients(run, inputs):
-    """Result, and gradients of a sum that no two of its numbers enter alike."""
-
-    def total(args):
-        out = run(*args)
-        return jnp.sum(jnp.sin(out)), out
-
-    (_, out), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(inputs)
-    return [out, *grads]
 
 
 @pytest.mark.parametrize("prefix", [0, 5, 140])

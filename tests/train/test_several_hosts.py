@@ -76,12 +76,16 @@ def test_processes_train_as_one_with_two_devices(one, small_dataset, tmp_path, n
     assert checkpoint.newest_step(tmp_path) == NUM_STEPS
 
 
-def kill_after_a_checkpoint(processes, folder):
-    """Kills the last one, then the others, which would wait for it; returns the newest step."""
+def wait_for_a_checkpoint(processes, folder):
     deadline = time.monotonic() + 1800
     while not list((folder / "checkpoints").glob("[1-9]0")):
         assert time.monotonic() < deadline and processes[0].poll() is None
         time.sleep(0.05)
+
+
+def kill_after_a_checkpoint(processes, folder):
+    """Kills the last one, then the others, which would wait for it; returns the newest step."""
+    wait_for_a_checkpoint(processes, folder)
     processes[-1].send_signal(signal.SIGKILL)
     time.sleep(0.2)
     for process in processes[:-1]:
@@ -124,10 +128,7 @@ def test_four_that_lost_one_go_on_as_two_replicas(one, small_dataset, tmp_path):
 def test_one_that_is_told_to_stop_takes_the_other_along(one, small_dataset, tmp_path):
     """Both save the same step and say so by their exit code; the job goes on from there."""
     processes = start_joined(2, tmp_path, small_dataset, "--exit_code_when_stopped=75")
-    deadline = time.monotonic() + 1800
-    while not list((tmp_path / "checkpoints").glob("[1-9]0")):
-        assert time.monotonic() < deadline and processes[0].poll() is None
-        time.sleep(0.05)
+    wait_for_a_checkpoint(processes, tmp_path)
     processes[1].send_signal(signal.SIGTERM)
     said = wait_for(processes)
     assert [process.returncode for process in processes] == [75, 75], said
