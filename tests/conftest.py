@@ -46,7 +46,7 @@ def pytest_configure(config):
 def pytest_collection_finish(session):
     """Lets the collector pass over what the imports made, and look less often.
 
-    Some millions of objects of TensorFlow, JAX and the tests themselves live to the end; going through
+    Millions of objects of TensorFlow, JAX and the tests themselves live to the end; going through
     them again and again was 9 % of the processor time of two files of tests.
     """
     gc.collect()

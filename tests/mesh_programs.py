@@ -81,11 +81,12 @@ class _OneGroup(AgdBatches):
         self.groups = {group.name: group}
 
 
-def programs_on(mesh, config=CONFIG, schedule=RASTER, clips=SHORT):
+def programs_on(mesh, config=CONFIG, schedule=RASTER, clips=SHORT, adapters=None):
     """(the programs of a run with one group "it", its batch)."""
     plan, batch = plan_and_batch(config, clips=clips)
     batches = _OneGroup(Group(name="it", plan=plan, batch_size=clips.number, task_names=("it",)))
-    return LMPrograms(PrefixLM(config, schedule), optax.sgd(1.0), mesh, batches), batch
+    model, tx = PrefixLM(config, schedule), optax.sgd(1.0)
+    return LMPrograms(model, tx, mesh, batches, adapters=adapters), batch
 
 
 def params_of(config=CONFIG):

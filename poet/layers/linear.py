@@ -1,4 +1,4 @@
-"""A bias-free linear map whose kernel is born in its full shape."""
+"""A bias-free linear map whose kernel is born in its full shape, with or without an adapter."""
 
 import math
 import operator
@@ -14,6 +14,9 @@ from poet.layers.eight_bit import EightBitProduct
 from poet.layers.sharding import platform
 from poet.typing import Array, Float
 
+# The collection of variables in which a caller of `apply` may give some of the maps an adapter.
+ADAPTERS = "adapters"
+
 
 class Linear(nn.Module):
     """Maps the last axes of its input to new last axes; no bias.
@@ -21,6 +24,10 @@ class Linear(nn.Module):
     flax's DenseGeneral initialises a flattened kernel, to which the logical axes of the full
     kernel do not fit once a mesh is active (flax issue 3676, flax 0.12.8). Here the kernel keeps
     its full shape in the parameters and is flattened for the product only.
+
+    With "a" [*in_shape, rank] and "b" [rank, *out_shape] of its own in the collection ``ADAPTERS``,
+    the map adds (x a) b (Hu et al., "LoRA", arXiv 2106.09685), formed beside the kernel's product:
+    no array of the kernel's size is made for an adapter, nor for its gradient.
 
     Attributes:
       in_shape: Trailing axes of the input that are contracted.
@@ -52,7 +59,11 @@ class Linear(nn.Module):
         product: Callable[..., Any] = operator.matmul
         if self.matmuls != "plain" and not self.is_initializing():
             product = EightBitProduct(self.matmuls)
-        return apply_linear(x, kernel.astype(self.dtype), len(in_shape), product)
+        y = apply_linear(x, kernel.astype(self.dtype), len(in_shape), product)
+        if self.has_variable(ADAPTERS, "a"):
+            a, b = (self.get_variable(ADAPTERS, part).astype(self.dtype) for part in ("a", "b"))
+            y = y + apply_linear(apply_linear(x, a, len(in_shape)), b, 1)
+        return y
 
 
 def apply_linear(

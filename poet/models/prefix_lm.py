@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from poet.layers.dropout import ChannelDropout
-from poet.layers.linear import Linear
+from poet.layers.linear import ADAPTERS, Linear
 from poet.layers.norm import RMSNorm
 from poet.layers.position import AttributeEmbedding, rotation_table
 from poet.layers.sharding import positions_apart, positions_to_add, positions_whole
@@ -55,6 +55,7 @@ class PrefixLM(nn.Module):
 
     ``init(key, plan, batch)`` makes all parameters, whatever the plan. A batch is what
     ``poet.tokens.sequence.assemble`` returns, plus optionally ``text_is_dropped`` bool [B].
+    ``apply`` also takes the collection of `poet.train.lora.beside`.
 
     Attributes:
       config: Sizes.
@@ -74,7 +75,7 @@ class PrefixLM(nn.Module):
             block = nn.remat(block, policy=policy, prevent_cse=False)
         self.layers = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, ADAPTERS: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,
             length=config.num_layers,

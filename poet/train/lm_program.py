@@ -198,11 +198,12 @@ class LMPrograms:
         return self._applied("loss", plan, base, params, batch, key)
 
     def _applied(self, method: str, plan: Any, base: Any, params: Any, batch: Batch, key: Any):
+        variables = {"params": params}
         if self._adapters:
-            params = lora.merge(self._adapters, base, params)
+            variables = lora.beside(self._adapters, base, params)
         rngs = None if key is None else {"dropout": key}
         with nn.logical_axis_rules(partitioning.RULES):
-            return self._model.apply({"params": params}, plan, batch, method=method, rngs=rngs)
+            return self._model.apply(variables, plan, batch, method=method, rngs=rngs)
 
     def compile_gradients(self, group: str) -> Any:
         """The compiled (state, batch, key) -> (what the update needs, measures) of a group."""

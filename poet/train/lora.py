@@ -1,7 +1,9 @@
 """Low-rank adapters: small parameters that train beside a base that never changes.
 
 A kernel W [in, out] acts as W + (alpha / rank) A B with A [in, rank] and B [rank, out] (Hu et al.,
-"LoRA", arXiv 2106.09685). A starts random and B at zero, so that a run begins with its base.
+"LoRA", arXiv 2106.09685). A starts random and B at zero, so that a run begins with its base. While
+they train, x A B is added to x W (`beside`): a sum in the kernel's place would be a second copy of
+the model, and its gradient a third. For generating, which wants one product, they are merged.
 Checkpoints hold A and B alone, and the base's path and fingerprint.
 """
 
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
+from poet.layers.linear import ADAPTERS
 from poet.train import checkpoint
 from poet.train.meta import from_json
 from poet.train.origin import Origin
@@ -83,6 +86,17 @@ def shardings(config: LoraConfig, param_shardings: Any) -> dict[str, Any]:
             for part, axes in (("a", a), ("b", b))
         }
     return _nested(made)
+
+
+def beside(config: LoraConfig, params: Any, adapters: Any) -> dict[str, Any]:
+    """Variables for the model's `apply` in which the adapters act beside the base's kernels."""
+    share = config.alpha / config.rank
+    scaled = {
+        names: {"a": pair["a"], "b": share * pair["b"]}
+        for names in _kernels(config, params)
+        for pair in [_at(adapters, names)]
+    }
+    return {"params": params, ADAPTERS: _nested(scaled)}
 
 
 def merge(config: LoraConfig, params: Any, adapters: Any) -> Any:

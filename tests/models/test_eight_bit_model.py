@@ -22,7 +22,11 @@ def config_of(matmuls, remat_policy="none"):
 
 def loss_of(config):
     model, plan, batch = PrefixLM(config), tiny_lm.plan_of(PLAN), tiny_lm.batch_of(PLAN)
-    return lambda params: model.apply({"params": params}, plan, batch, method="loss")[0]
+
+    def loss(params, **more):
+        return model.apply({"params": params, **more}, plan, batch, method="loss")[0]
+
+    return loss
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +106,17 @@ def test_parameters_are_the_plain_ones():
 
 @pytest.mark.slow
 def test_adapters_train_through_8_bits(plain):
-    """Base and adapters are added before the product, so that their sum is what is rounded."""
+    """The base's products are of 8 bits, those of the adapters of the layer's type."""
     pytest.importorskip("qwix", reason="qwix is not installed: make setup EXTRAS=quant")
     config, params = lora.LoraConfig(rank=2), tiny_lm.lively_params()
     adapters = lora.init(config, params, jax.random.key(0))
 
+    loss = loss_of(config_of("int8"))
+
     def merged(pair):
         return lora.merge(config, params, pair)
 
-    loss = loss_of(config_of("int8"))
-    got = jax.jit(jax.grad(lambda pair: loss(merged(pair))))(adapters)
+    got = jax.jit(jax.grad(lambda pair: loss(**lora.beside(config, params, pair))))(adapters)
     (want,) = jax.jit(lambda grads: jax.vjp(merged, adapters)[1](grads))(plain[1])
     found = cosines(got, want)
     assert len(found) == 7 and min(found.values()) > 0.98, found

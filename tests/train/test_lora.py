@@ -10,9 +10,13 @@ import flax.linen as nn
 import gin
 import jax
 import jax.numpy as jnp
+import mesh_programs
 import numpy as np
+import optax
 import pytest
 import tiny_lm
+from jax.extend.core import jaxprs_in_params
+from jax.interpreters import partial_eval
 from jax.sharding import NamedSharding, PartitionSpec
 
 from poet.layers.linear import Linear
@@ -45,8 +49,8 @@ def lively(config, params):
     return jax.tree.map(lambda leaf: leaf + 0.05 * draw.normal(size=leaf.shape), made)
 
 
-def test_merged_logits_are_those_of_base_and_adapters_side_by_side():
-    """x W + 2 (x A) B, computed beside the base's own product in every linear map of the block."""
+def test_logits_merged_or_beside_are_those_of_a_formula_written_here():
+    """x W + 2 (x A) B, added by hand to the base's own product in every linear map of the block."""
     params, plan = one_layer(), tiny_lm.plan_of("image_to_video")
     batch = tiny_lm.batch_of("image_to_video")
     adapters = lively(CONFIG, params)
@@ -54,7 +58,7 @@ def test_merged_logits_are_those_of_base_and_adapters_side_by_side():
     pairs = block | block["mlp"]
     seen = []
 
-    def beside(call, args, kwargs, context):
+    def by_hand(call, args, kwargs, context):
         y, module = call(*args, **kwargs), context.module
         if not isinstance(module, Linear) or "layers" not in module.path:
             return y
@@ -63,17 +67,71 @@ def test_merged_logits_are_those_of_base_and_adapters_side_by_side():
         low = jnp.tensordot(args[0], pair["a"][0], num_in)
         return y + 2.0 * jnp.tensordot(low, pair["b"][0], 1)
 
-    def logits(params):
-        hidden = PrefixLM(ONE_LAYER).apply({"params": params}, plan, batch)
+    def logits(variables):
+        hidden = PrefixLM(ONE_LAYER).apply(variables, plan, batch)
         return hidden @ params["head"]["visual"].T
 
-    with nn.intercept_methods(beside):
-        want = jax.jit(lambda: logits(params))()
+    with nn.intercept_methods(by_hand):
+        want = jax.jit(lambda: logits({"params": params}))()
     plain = jax.jit(logits)
-    got = plain(lora.merge(CONFIG, params, adapters))
-    np.testing.assert_allclose(got, want, atol=1e-5)
+    merged = plain({"params": lora.merge(CONFIG, params, adapters)})
+    np.testing.assert_allclose(merged, want, atol=1e-5)
+    np.testing.assert_allclose(plain(lora.beside(CONFIG, params, adapters)), want, atol=1e-5)
     assert set(seen) == set(lora.KERNELS)
-    assert np.abs(want - plain(params)).max() > 0.01
+    assert np.abs(want - plain({"params": params})).max() > 0.01
+
+
+def test_no_gradient_of_a_kernels_shape_is_formed():
+    params, plan = one_layer(), tiny_lm.plan_of("image_to_video")
+    batch, adapters = tiny_lm.batch_of("image_to_video"), lively(CONFIG, params)
+    # As products see them: query (and out), key and value, gate and up, down; d is 16.
+    kernels = {(16, 16), (16, 8), (16, 24), (24, 16)}
+
+    def formed(variables):
+        def loss(pairs):
+            return PrefixLM(ONE_LAYER).apply(variables(pairs), plan, batch, method="loss")[0]
+
+        jaxpr = jax.make_jaxpr(jax.grad(loss))(adapters).jaxpr
+        jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+        return [s for s in product_shapes(jaxpr) if s in kernels or s[::-1] in kernels]
+
+    assert len(formed(lambda pairs: {"params": lora.merge(CONFIG, params, pairs)})) == 7
+    assert formed(lambda pairs: lora.beside(CONFIG, params, pairs)) == []
+
+
+def product_shapes(jaxpr):
+    """Shape of the result of every product, those of inner programs too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.outvars[0].aval.shape
+        for inner in jaxprs_in_params(equation.params):
+            yield from product_shapes(inner)
+
+
+def test_on_a_mesh_loss_and_gradients_are_those_of_one_device():
+    config = mesh_programs.CONFIG
+    base = mesh_programs.params_of(config)
+    adapters = jax.device_get(lively(CONFIG, base))
+
+    def run(mesh):
+        programs, batch = mesh_programs.programs_on(mesh, config, adapters=CONFIG)
+        programs.adapt(jax.tree.map(put, base, programs.model_shapes))
+        params = jax.tree.map(put, adapters, programs.state_shapes.params)
+        begun = state.create(params, optax.sgd(1.0).init(params))
+        batch = partitioning.shard_batch(batch, mesh)
+        compiled = programs.compile_gradients("it")
+        return jax.device_get(compiled(begun, batch, jax.random.key(0)))
+
+    (want, facts), (got, got_facts) = (
+        run(mesh_programs.mesh_of(*sizes)) for sizes in ((1, 1, 1, 1), (1, 2, 1, 2))
+    )
+    np.testing.assert_allclose(got_facts["loss_nats"], facts["loss_nats"], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * abs(b).max()), got, want)
+    assert all(abs(leaf).max() > 0 for leaf in jax.tree.leaves(want))
+
+
+def put(value, like):
+    return jax.device_put(value, like.sharding)
 
 
 def test_a_run_begins_with_its_base_and_only_named_kernels_are_adapted():
