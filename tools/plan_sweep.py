@@ -45,6 +45,7 @@ class Cell:
       rows: Of text to video, a chip.
       policy: What rematerialisation keeps.
       large_tiles: Whether the loss keeps its logits (gin/models/large_tiles.gin).
+      head_by_tiles: Whether no chip holds a whole head (gin/models/head_by_tiles.gin).
       tensor: Ways of the mesh's axis.
       task: The only group; "" plans the whole pretraining mixture.
       copies: Of the state in each slice. TPU's compiler scatters gradients over small groups of
@@ -59,6 +60,7 @@ class Cell:
     tensor: int = 1
     task: str = "text_to_video"
     copies: int = 1
+    head_by_tiles: bool = False
 
     @property
     def name(self) -> str:
@@ -67,6 +69,7 @@ class Cell:
         parts += [f"tensor{self.tensor}"] if self.tensor > 1 else []
         parts += [f"copies{self.copies}"] if self.copies > 1 else []
         parts += ["tiles"] if self.large_tiles else []
+        parts += ["by-tiles"] if self.head_by_tiles else []
         parts += [] if self.task == "text_to_video" else [self.task or "mixture"]
         where = self.topology.replace(":", "-").replace("@", "-slices")
         return "/".join([self.model, where, "-".join(parts)])
@@ -77,6 +80,7 @@ class Cell:
         chips = parse_topology(self.topology).num_chips
         files = ["gin/runs/pretrain.gin", f"gin/models/{self.model}.gin"]
         files += ["gin/models/large_tiles.gin"] if self.large_tiles else []
+        files += ["gin/models/head_by_tiles.gin"] if self.head_by_tiles else []
         bindings = [
             "lm.LMRun.text_is_frozen=True",
             f"BATCH_TOKENS={round(self.rows * chips * (_LENGTH + 1))}",

@@ -27,12 +27,18 @@ class LossTiles:
       max_kept_logits: Up to this many logits of a token tile are kept between the two sweeps over
         the vocabulary; above it they are computed a second time.
       z_loss: Weight of log-sum-exp squared, which keeps logits near 0.
+      gathers_by_tile: Where a mesh splits the tables' width, gather the rows of a vocabulary tile
+        when its turn comes, once for each sweep, and add up and split their gradient at once. No
+        device then holds a whole table or a whole gradient (6 bytes a number of it in bfloat16,
+        and as much again while it is summed), and tables are gathered twice instead of once. All
+        tokens of a device make one tile, so that logits of tokens x `num_ids` are held.
     """
 
     num_tokens: int = 4096
     num_ids: int = 16_384
     max_kept_logits: int = 2**26
     z_loss: float = 1e-4
+    gathers_by_tile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_tokens", "num_ids"):
@@ -63,8 +69,9 @@ def sweep(how: Sweep, hidden: Array, tables: Any, targets: Array, weights: Array
     Of the tables only the shapes are read, those of the gradients.
     """
     num_real = hidden.shape[0]
+    most = num_real if any(table.width for table in how.vocabulary) else how.tiles.num_tokens
     # As few tiles as there can be, of one size: tokens of weight 0 fill the last one.
-    tile = -(-num_real // -(-num_real // how.tiles.num_tokens))
+    tile = -(-num_real // -(-num_real // most))
     fill = -num_real % tile
     if fill:
         hidden = jnp.pad(hidden, ((0, fill), (0, 0)))

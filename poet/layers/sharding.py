@@ -6,6 +6,7 @@ or without a mesh nothing is split, and nothing here leaves a trace in the progr
 Axes: B batch, L positions, N query heads, K key/value heads, H head width.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -29,6 +30,44 @@ def num_ways(axes: tuple[str, ...]) -> int:
     """Parts that these axes of the mesh in force cut an array into."""
     shape = jax.sharding.get_abstract_mesh().shape
     return math.prod(shape[name] for name in axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenAxes:
+    """Mesh axes that split sequences, their positions, ids of the vocabulary, and width.
+
+    Width is that of tables: an activation, whose sequences are split over the same devices, is as
+    wide as ever.
+    """
+
+    rows: tuple[str, ...] = ()
+    positions: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    width: tuple[str, ...] = ()
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is split."""
+        return bool(self.rows or self.positions or self.ids)
+
+    @property
+    def tokens(self) -> PartitionSpec:
+        """Of arrays [sequences, positions, ...]."""
+        return PartitionSpec(self.rows or None, self.positions or None)
+
+    @property
+    def table(self) -> PartitionSpec:
+        """Of tables [ids, width]."""
+        return PartitionSpec(self.ids or None, self.width or None)
+
+
+def token_axes(width: int) -> TokenAxes:
+    """Where tokens and tables of this width lie on the mesh in force, by the rules in force."""
+    rows = mesh_axes("batch")
+    splits = tuple(name for name in mesh_axes("embed") if name in rows)
+    if width % num_ways(splits):
+        splits = ()
+    return TokenAxes(rows, mesh_axes("length"), mesh_axes("vocab"), splits)
 
 
 def platform() -> str:

@@ -9,7 +9,7 @@ vocabulary.
 
 On a mesh each device goes through its own tokens and its own rows of the tables: a table's width,
 which `fsdp` splits, is gathered once before the tiles, and its gradient is summed and split again
-once after them.
+once after them; or, with `LossTiles.gathers_by_tile`, tile by tile.
 """
 
 import dataclasses
@@ -22,7 +22,13 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from poet.layers.loss_sweep import LossTiles, Sweep, sweep
-from poet.layers.sharding import mesh_axes, num_ways, positions_to_add, positions_whole
+from poet.layers.sharding import (
+    TokenAxes,
+    num_ways,
+    positions_to_add,
+    positions_whole,
+    token_axes,
+)
 from poet.layers.vocabulary_tiles import parts_of_tables, whole_tables
 from poet.typing import Array, Float, Int
 
@@ -59,7 +65,8 @@ def tiled_cross_entropy(
     for table, size in zip(tables, sizes, strict=True):
         if not 0 < size <= table.shape[0]:
             raise ValueError(f"A table of {table.shape[0]} rows cannot hold {size} ids.")
-    num_positions, axes = targets.shape[-1], _mesh_axes(hidden)
+    num_positions = targets.shape[-1]
+    axes = token_axes(hidden.shape[-1]) if hidden.ndim == 3 else TokenAxes()
     if axes.any:
         if len(hidden) % num_ways(axes.rows):
             raise ValueError(
@@ -78,44 +85,12 @@ def tiled_cross_entropy(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Axes:
-    """Mesh axes that split sequences, their positions, ids of the vocabulary, and width."""
-
-    rows: tuple[str, ...] = ()
-    positions: tuple[str, ...] = ()
-    ids: tuple[str, ...] = ()
-    width: tuple[str, ...] = ()
-
-    @property
-    def any(self) -> bool:
-        return bool(self.rows or self.positions or self.ids)
-
-    @property
-    def tokens(self) -> PartitionSpec:
-        return PartitionSpec(self.rows or None, self.positions or None)
-
-    @property
-    def table(self) -> PartitionSpec:
-        return PartitionSpec(self.ids or None, self.width or None)
-
-
-@dataclasses.dataclass(frozen=True)
 class _How:
     """What is static."""
 
     tiles: LossTiles
     sizes: tuple[int, ...]
-    axes: _Axes
-
-
-def _mesh_axes(hidden: Any) -> _Axes:
-    if hidden.ndim != 3:
-        return _Axes()
-    rows, positions = mesh_axes("batch"), mesh_axes("length")
-    width = tuple(name for name in mesh_axes("embed") if name in rows)
-    if hidden.shape[-1] % num_ways(width):
-        width = ()
-    return _Axes(rows, positions, mesh_axes("vocab"), width)
+    axes: TokenAxes
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -179,15 +154,19 @@ def _sweep_on_mesh(
 
     def on_device(hidden: Any, tables: Any, targets: Any, weights: Any) -> Any:
         # In the type of the products, which may be half as wide.
-        whole = [table.astype(hidden.dtype) for table in tables]
-        if axes.width:
-            whole = [jax.lax.all_gather(t, axes.width, axis=1, tiled=True) for t in whole]
-        one = _device_sweep(how, whole, has_grads)
-        total, measures, grads = _sweep_tokens(one, hidden, whole, targets, weights)
+        cast = [table.astype(hidden.dtype) for table in tables]
+        if axes.width and not how.tiles.gathers_by_tile:
+            cast = [jax.lax.all_gather(t, axes.width, axis=1, tiled=True) for t in cast]
+        one = _device_sweep(how, cast, has_grads)
+        total, measures, grads = _sweep_tokens(one, hidden, cast, targets, weights)
         total = _sum(total, axes.rows + axes.positions)
         if has_grads:
             d_hidden, d_tables, d_weights = grads
-            grads = d_hidden, tuple(_sum_table(axes, d_table) for d_table in d_tables), d_weights
+            d_tables = tuple(_sum_table(how, d_table) for d_table in d_tables)
+            # Layers go backward from d_hidden. Whole gradients of the tables, float32 and as large
+            # as the vocabulary, would wait on every device until that is done, if they could.
+            d_hidden, d_tables = jax.lax.optimization_barrier((d_hidden, d_tables))
+            grads = d_hidden, d_tables, d_weights
         return total, measures, grads
 
     tokens, table_specs = axes.tokens, (axes.table,) * len(tables)
@@ -208,10 +187,11 @@ def _sweep_on_mesh(
 
 def _device_sweep(how: _How, tables: Any, has_grads: bool) -> Sweep:
     """Of a device that has `tables` of each table's rows."""
+    width = how.axes.width if how.tiles.gathers_by_tile else ()
     if how.axes.ids:
-        vocabulary = parts_of_tables(tables, how.sizes, jax.lax.axis_index(how.axes.ids))
+        vocabulary = parts_of_tables(tables, how.sizes, jax.lax.axis_index(how.axes.ids), width)
     else:
-        vocabulary = whole_tables(tables, how.sizes)
+        vocabulary = whole_tables(tables, how.sizes, width)
     return Sweep(
         tiles=how.tiles,
         vocabulary=vocabulary,
@@ -224,9 +204,10 @@ def _sum(x: Any, axes: tuple[str, ...]) -> Any:
     return jax.lax.psum(x, axes) if axes else x
 
 
-def _sum_table(axes: _Axes, d_table: Any) -> Any:
+def _sum_table(how: _How, d_table: Any) -> Any:
     """A table's gradient from all tokens, split by width as the table is."""
-    if axes.width:
+    axes = how.axes
+    if axes.width and not how.tiles.gathers_by_tile:
         d_table = jax.lax.psum_scatter(d_table, axes.width, scatter_dimension=1, tiled=True)
     others = (name for name in axes.rows + axes.positions if name not in axes.width)
     return _sum(d_table, tuple(others))

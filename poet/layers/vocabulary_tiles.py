@@ -7,7 +7,7 @@ Axes: N tokens, D model width, R rows of a table, V ids.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -62,36 +62,69 @@ class TableRows(NamedTuple):
       num_rows: Of them from the first on; the others are padding.
       start: Id of the first one; the others follow.
       ids: Instead of that, the id of each row int32 [R], -1 for a row that is none.
+      width: Mesh axes that split D here, inside a `shard_map`; () where the table has all of it.
     """
 
     table: Array
     num_rows: int
     start: int = 0
     ids: Array | None = None
+    width: tuple[str, ...] = ()
 
     def cut(self, first: Array | int, num_rows: int) -> VocabularyTile:
-        """`num_rows` of the rows, from `first` on, which a loop may count."""
+        """`num_rows` of the rows, from `first` on, which a loop may count, in their whole width."""
         rows = jax.lax.dynamic_slice_in_dim(self.table, first, num_rows)
+        if self.width:
+            rows = jax.lax.all_gather(rows, self.width, axis=1, tiled=True)
         if self.ids is None:
             return VocabularyTile(rows, self.start + first)
         return VocabularyTile(rows, ids=jax.lax.dynamic_slice_in_dim(self.ids, first, num_rows))
 
+    def add(self, d_table: Array, first: Array | int, part: Array) -> Array:
+        """A gradient [R, D] plus that of rows from `first` on, in their whole width."""
+        if self.width:
+            part = jax.lax.psum_scatter(part, self.width, scatter_dimension=1, tiled=True)
+        if isinstance(first, int):
+            return d_table.at[first : first + part.shape[0]].add(part)
+        rows = jax.lax.dynamic_slice_in_dim(d_table, first, part.shape[0]) + part
+        return jax.lax.dynamic_update_slice_in_dim(d_table, rows, first, axis=0)
 
-def whole_tables(tables: Sequence[Array], sizes: Sequence[int]) -> list[TableRows]:
+
+def whole_tables(
+    tables: Sequence[Array], sizes: Sequence[int], width: tuple[str, ...] = ()
+) -> list[TableRows]:
     """All rows of each table but its padding."""
     starts = np.cumsum([0, *sizes[:-1]]).tolist()
-    return [TableRows(*each) for each in zip(tables, sizes, starts, strict=True)]
+    found = zip(tables, sizes, starts, strict=True)
+    return [TableRows(table, size, start, width=width) for table, size, start in found]
 
 
-def parts_of_tables(tables: Sequence[Array], sizes: Sequence[int], part: Array) -> list[TableRows]:
+def parts_of_tables(
+    tables: Sequence[Array], sizes: Sequence[int], part: Array, width: tuple[str, ...] = ()
+) -> list[TableRows]:
     """A device's rows, if it is number `part` of those that share each table equally."""
     found, start = [], 0
     for table, size in zip(tables, sizes, strict=True):
         rows = part * table.shape[0] + jnp.arange(table.shape[0])
         ids = jnp.where(rows < size, start + rows, -1)
-        found.append(TableRows(table, table.shape[0], ids=ids))
+        found.append(TableRows(table, table.shape[0], ids=ids, width=width))
         start += size
     return found
+
+
+def visit_rows(num_rows: int, size: int, visit: Callable[..., Any], carry: Any) -> Any:
+    """`carry` after visit(first, number, carry) of all rows: tiles of `size` in a loop, and a rest.
+
+    One tile alone is visited without a loop.
+    """
+    if num_rows <= size:
+        return visit(0, num_rows, carry)
+    full = num_rows // size
+    if full:
+        carry = jax.lax.fori_loop(0, full, lambda i, x: visit(i * size, size, x), carry)
+    if left := num_rows - full * size:
+        carry = visit(full * size, left, carry)
+    return carry
 
 
 class Seen(NamedTuple):
@@ -136,18 +169,11 @@ def _differentiate(tile: VocabularyTile, tokens: Tokens, logits: Array) -> tuple
     return d_hidden, jnp.matmul(d_logits.T, hidden, preferred_element_type=jnp.float32)
 
 
-def _add_rows(table: Array, first: Array | int, part: Array) -> Array:
-    if isinstance(first, int):
-        return table.at[first : first + part.shape[0]].add(part)
-    rows = jax.lax.dynamic_slice_in_dim(table, first, part.shape[0]) + part
-    return jax.lax.dynamic_update_slice_in_dim(table, rows, first, axis=0)
-
-
 class Joined:
     """All tables as one tile, whose logits are kept; their ids follow each other."""
 
     def __init__(self, tables: Sequence[TableRows]):
-        self._sizes = [table.num_rows for table in tables]
+        self._tables, self._sizes = tables, [table.num_rows for table in tables]
         tiles = [table.cut(0, table.num_rows) for table in tables]
         self._tile = tiles[0]
         if len(tiles) > 1:
@@ -162,14 +188,15 @@ class Joined:
         """Second sweep: gradient of the hidden states, and `d_tables` with the tables' added."""
         d_hidden, d_rows = _differentiate(self._tile, tokens, logits)
         parts = jnp.split(d_rows, np.cumsum(self._sizes)[:-1])
-        sums = zip(d_tables, parts, strict=True)
-        return d_hidden, tuple(_add_rows(d_table, 0, part) for d_table, part in sums)
+        sums = zip(self._tables, d_tables, parts, strict=True)
+        return d_hidden, tuple(table.add(d_table, 0, part) for table, d_table, part in sums)
 
 
 class Unrolled:
     """Tile by tile, all logits kept from the first sweep to the second."""
 
     def __init__(self, tables: Sequence[TableRows], num_ids: int):
+        self._tables = tables
         self._places = [
             (number, first, min(num_ids, table.num_rows - first))
             for number, table in enumerate(tables)
@@ -188,7 +215,8 @@ class Unrolled:
         for place, tile, its in zip(self._places, self._tiles, logits, strict=True):
             number, first, _ = place
             part, d_rows = _differentiate(tile, tokens, its)
-            d_hidden, sums[number] = d_hidden + part, _add_rows(sums[number], first, d_rows)
+            sums[number] = self._tables[number].add(sums[number], first, d_rows)
+            d_hidden = d_hidden + part
         return d_hidden, tuple(sums)
 
 
@@ -211,7 +239,8 @@ class Looped:
             return seen.merge(_look(table.cut(first, num_rows), hidden, targets)[0])
 
         for table in self._tables:
-            seen = self._visit_all(table, functools.partial(visit, table), seen)
+            visit_table = functools.partial(visit, table)
+            seen = visit_rows(table.num_rows, self._num_ids, visit_table, seen)
         return seen, None
 
     def differentiate(self, tokens: Tokens, logits: Any, d_tables: Any) -> Any:
@@ -222,22 +251,11 @@ class Looped:
             d_hidden, d_table = sums
             tile = table.cut(first, num_rows)
             part, d_rows = _differentiate(tile, tokens, tile.logits(tokens.hidden))
-            return d_hidden + part, _add_rows(d_table, first, d_rows)
+            return d_hidden + part, table.add(d_table, first, d_rows)
 
         d_hidden, found = jnp.zeros(tokens.hidden.shape, jnp.float32), []
         for table, d_table in zip(self._tables, d_tables, strict=True):
-            d_hidden, d_table = self._visit_all(
-                table, functools.partial(visit, table), (d_hidden, d_table)
-            )
+            visit_table, sums = functools.partial(visit, table), (d_hidden, d_table)
+            d_hidden, d_table = visit_rows(table.num_rows, self._num_ids, visit_table, sums)
             found.append(d_table)
         return d_hidden, tuple(found)
-
-    def _visit_all(self, table: TableRows, visit: Any, carry: Any) -> Any:
-        """Full tiles of a table in a loop, then what is left of it."""
-        num_rows, size = table.num_rows, self._num_ids
-        full = num_rows // size
-        if full:
-            carry = jax.lax.fori_loop(0, full, lambda i, x: visit(i * size, size, x), carry)
-        if left := num_rows - full * size:
-            carry = visit(full * size, left, carry)
-        return carry

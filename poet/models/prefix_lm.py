@@ -87,7 +87,13 @@ class PrefixLM(nn.Module):
 
         tables = (config.vocabulary, config.d_model, config.row_multiple)
         bits = config.visual_bits
-        self.embed = SegmentTables(*tables, stddev=EMBED_STDDEV, visual_bits=bits)
+        self.embed = SegmentTables(
+            *tables,
+            stddev=EMBED_STDDEV,
+            visual_bits=bits,
+            dtype=config.dtype,
+            rows_at_once=config.tiles.num_ids if config.tiles.gathers_by_tile else None,
+        )
         if not config.ties_embedding:
             self.head = SegmentTables(*tables, stddev=HEAD_STDDEV, visual_bits=bits)
         # Of the token that is fed, and of the position it has to predict.

@@ -5,7 +5,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
+from poet.layers.lookup import rows_of
 from poet.tokens.sequence import SequencePlan, Slot
 from poet.tokens.vocabulary import IdRange, Vocabulary
 from poet.typing import Array, Float, Int
@@ -34,6 +36,8 @@ class SegmentTables(nn.Module):
       visual_bits: Codes of visual tokens have so many bits, and a visual row is its own vector plus
         or minus one shared vector a bit; 0 shares nothing. Own vectors then start small, so that
         codes are at first what their bits are.
+      dtype: Of the rows that are looked up; parameters stay float32.
+      rows_at_once: As in `poet.layers.lookup.rows_of`.
     """
 
     vocabulary: Vocabulary
@@ -41,6 +45,8 @@ class SegmentTables(nn.Module):
     row_multiple: int
     stddev: float
     visual_bits: int = 0
+    dtype: DTypeLike = jnp.float32
+    rows_at_once: int | None = None
 
     def setup(self) -> None:
         spread = {segment.name: self.stddev for segment in self.vocabulary.segments}
@@ -69,10 +75,8 @@ class SegmentTables(nn.Module):
         return tuple(self.tables[segment.name] for segment in self.vocabulary.segments)
 
     def codes(self, codes: Int[Array, "*B"], segment: IdRange) -> Float[Array, "*B D"]:
-        """Rows of local codes; NaN for codes outside the table, so that they cannot go unseen."""
-        # A table sharded on both axes would be copied whole for the gather.
-        table = nn.with_logical_constraint(self.tables[segment.name], ("vocab", None))
-        return jnp.take(table, codes.astype(jnp.uint32), axis=0)
+        """Rows of local codes; NaN for codes outside the table."""
+        return rows_of(self.tables[segment.name], codes, self.dtype, self.rows_at_once)
 
     def sequence(
         self,

@@ -124,7 +124,7 @@ def test_one_tile_of_logits_is_held_at_once():
     assert growth < 3 * 7168 * 8 * 4 < 256 * 512 * 4 * 14 / 10
 
 
-def on_mesh(*shape):
+def on_mesh(*shape, **more):
     """The compiled gradients of a loss with [B, R] tokens, and its arguments, on a mesh.
 
     Neither the positions (5) nor the rows of the second table (25) divide by 2.
@@ -136,7 +136,8 @@ def on_mesh(*shape):
     )
     targets = jax.random.randint(keys[4], (4, 5), 0, sum(SIZES))
     weights = jax.random.uniform(keys[5], (4, 5))
-    tiles = LossTiles(num_tokens=3, num_ids=7, max_kept_logits=0, z_loss=0.01)
+    sizes = {"num_tokens": 3, "num_ids": 7, "max_kept_logits": 0, "z_loss": 0.01}
+    tiles = LossTiles(**sizes | more)
 
     def loss(hidden, tables, weights):
         total, measures = tiled_cross_entropy(hidden, tables, SIZES, targets, weights, tiles)
@@ -163,6 +164,18 @@ def test_a_mesh_gives_the_numbers_of_one_device(on_one_device, shape):
     # Tables are gathered before the loop over token tiles.
     gathers = mesh_programs.gathers(compiled.as_text())
     assert bool(gathers) and not any(is_inside for _, is_inside in gathers)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1, 2), (2, 2, 1, 1), (1, 2, 2, 1)])
+@pytest.mark.parametrize("num_kept", [0, 2**20])
+def test_tables_gathered_tile_by_tile_give_them_too(on_one_device, shape, num_kept):
+    """No device gathers the 25 rows of a table at a time, but seven at most."""
+    compiled, args = on_mesh(*shape, gathers_by_tile=True, max_kept_logits=num_kept)
+    leaves = zip(*map(jax.tree.leaves, (compiled(*args), on_one_device)), strict=True)
+    for got, want in leaves:
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    gathers = {elements for elements, _ in mesh_programs.gathers(compiled.as_text())}
+    assert 7 * DIM in gathers and max(gathers) < 25 * DIM
 
 
 def test_sequences_that_do_not_divide_are_refused(problem):

@@ -93,6 +93,18 @@ def test_the_compiled_step_has_no_copy_of_the_head(shape):
     assert large == [(gathered, False)] * 2, "one of the embedding, one of the head"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 4, 1, 1), (1, 2, 1, 2)])
+def test_by_tiles_no_device_holds_a_whole_table(shape):
+    """Neither of embedding nor head, nor of their gradients; tiles are of 512 rows."""
+    tiles = LossTiles(num_tokens=8, num_ids=512, max_kept_logits=0, gathers_by_tile=True)
+    config = dataclasses.replace(mesh_programs.LARGE_VOCABULARY, tiles=tiles)
+    text = mesh_programs.step_text(mesh_programs.mesh_of(*shape), config)
+    split = mesh_programs.LARGE_TABLE // (shape[1] * shape[-1])
+    assert max(mesh_programs.sizes_of(text)) <= split
+    assert max(elements for elements, _ in mesh_programs.gathers(text)) == 512 * 32
+
+
 def test_a_copy_in_a_loop_would_be_seen():
     """A table of 8 x 64 split over four devices, gathered anew for every one of three factors."""
     mesh = mesh_programs.mesh_of(1, 4, 1, 1)
