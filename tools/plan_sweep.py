@@ -102,7 +102,9 @@ class Cell:
         return "poet plan " + " ".join(self.words)
 
 
+_BY_TILES = {"head_by_tiles": True}
 _V5P = {"policy": "dots_no_batch", "large_tiles": True}
+
 CELLS = (
     Cell(model="300m", topology="v5e:4x4", rows=12, policy="attention"),
     Cell(model="300m", topology="v5e:16x16", rows=12, policy="attention"),
@@ -117,11 +119,24 @@ CELLS = (
     Cell(model="1b", topology="v6e:4x4", rows=12, policy="dots_no_batch"),
     Cell(model="1b", topology="v6e:16x16", rows=12, policy="dots_no_batch"),
     Cell(model="1b", topology="v6e:16x16", rows=12, policy="dots_no_batch", copies=2),
+    Cell(model="1b", topology="v6e:16x16", rows=16, policy="dots_no_batch", copies=2, **_BY_TILES),
     Cell(model="8b", topology="v5e:4x4", rows=1, policy="full", tensor=4),
+    Cell(model="8b", topology="v5e:4x4", rows=4, policy="full", **_BY_TILES),
     Cell(model="8b", topology="v5e:8x8", rows=3, policy="full"),
     Cell(model="8b", topology="v5e:8x8", rows=3, policy="full", tensor=4),
+    Cell(model="8b", topology="v5e:8x8", rows=6, policy="full", **_BY_TILES),
     Cell(model="8b", topology="v5e:16x16", rows=6, policy="full"),
     Cell(model="8b", topology="v5e:16x16", rows=4, policy="full", tensor=4),
+    Cell(model="8b", topology="v5e:16x16", rows=6, policy="full", **_BY_TILES),
+    Cell(model="8b", topology="v5e:16x16", rows=6, policy="full", copies=4, **_BY_TILES),
+    Cell(
+        model="8b",
+        topology="v5e:16x16",
+        rows=4,
+        policy="dots_except_widening",
+        copies=4,
+        **_BY_TILES,
+    ),
     Cell(model="8b", topology="v5p:2x2x4", rows=6, **_V5P),
     Cell(model="8b", topology="v5p:4x4x4", rows=6, **_V5P),
     Cell(model="8b", topology="v5p:4x4x4", rows=6, copies=4, **_V5P),
@@ -131,14 +146,25 @@ CELLS = (
     Cell(model="8b", topology="v5p:16x16x16", rows=6, **_V5P),
     Cell(model="8b", topology="v5p:16x16x16", rows=6, copies=128, **_V5P),
     Cell(model="8b", topology="v6e:4x4", rows=12, policy="full"),
+    Cell(model="8b", topology="v6e:4x4", rows=10, policy="full", **_BY_TILES),
     Cell(model="8b", topology="v6e:8x8", rows=12, policy="full"),
     Cell(model="8b", topology="v6e:16x16", rows=12, policy="full"),
     Cell(model="8b", topology="v6e:16x16", rows=12, policy="full", copies=2),
     Cell(model="8b", topology="v6e:16x16", rows=4, policy="dots_no_batch"),
     Cell(model="8b", topology="v6e:16x16", rows=5, policy="dots_except_widening", copies=2),
+    Cell(model="8b", topology="v6e:16x16", rows=5, policy="dots_no_batch", copies=2, **_BY_TILES),
     Cell(model="1b", topology="v5e:16x16@2", rows=6, policy="full"),
     Cell(model="1b", topology="v5e:16x16@4", rows=6, policy="full"),
     Cell(model="8b", topology="v6e:16x16@2", rows=12, policy="full"),
+    Cell(model="8b", topology="v6e:16x16@2", rows=12, policy="full", **_BY_TILES),
+    Cell(
+        model="8b",
+        topology="v5e:16x16@2",
+        rows=4,
+        policy="dots_except_widening",
+        copies=4,
+        **_BY_TILES,
+    ),
     Cell(model="8b", topology="v5p:4x4x4@2", rows=6, **_V5P),
     Cell(model="8b", topology="v5p:4x4x4@4", rows=6, **_V5P),
     Cell(model="8b", topology="v5p:4x4x4@2", rows=6, copies=4, **_V5P),
@@ -260,6 +286,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     if not row["task"] and "num_groups" in row:
         name += f", mixture of {row['num_groups'][1]} groups"
     kept = f"`{row['policy']}`" + (", logits" if row["large_tiles"] else "")
+    kept += ", head by tiles" if row.get("head_by_tiles") else ""
     if "parts" not in row:  # refused by the compiler
         return [name, "", f"{row['rows']:g}", kept, "does not fit", *[""] * (len(_COLUMNS) - 5)]
     parts = row["parts"]

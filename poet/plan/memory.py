@@ -123,6 +123,8 @@ class Setting:
       tensor: Devices that share a layer.
       topology: Chips.
       replica: Copies of the state.
+      head_by_tiles: Whether embedding and head are gathered tile by tile.
+      whole_head_bytes: What a chip holds of them and their gradients where they are not.
     """
 
     batch_tokens: int
@@ -130,17 +132,22 @@ class Setting:
     tensor: int
     topology: Topology
     replica: int = 1
+    head_by_tiles: bool = False
+    whole_head_bytes: float = 0.0
 
     def all_words(self) -> str:
         """Everything but the chips."""
         return (
             f"BATCH_TOKENS = {self.batch_tokens:,}, remat_policy = '{self.remat_policy}', mesh"
             f" replica = {self.replica}, tensor = {self.tensor}"
+            + (", gin/models/head_by_tiles.gin" if self.head_by_tiles else "")
         )
 
     def words(self, before: "Setting") -> str:
         """What is different from another setting."""
         changes = []
+        if self.head_by_tiles != before.head_by_tiles:
+            changes.append("--gin_file gin/models/head_by_tiles.gin")
         if self.batch_tokens != before.batch_tokens:
             changes.append(f"BATCH_TOKENS = {self.batch_tokens:,} (was {before.batch_tokens:,})")
         if self.remat_policy != before.remat_policy:
@@ -157,9 +164,9 @@ class Setting:
 def proposals(setting: Setting, memory: Memory, num_heads: int, smallest: int) -> list[Setting]:
     """Settings that should fit where this one does not, the nearest first.
 
-    One thing is changed at a time, then rematerialisation and batch together. The estimate takes
-    temporaries as proportional to the tokens of a chip and to the share that the policy keeps;
-    state and gradients as proportional to one over the chips.
+    One thing is changed at a time, then two together. The estimate takes temporaries but the whole
+    head as proportional to the tokens of a chip and to the share that the policy keeps; state and
+    gradients as proportional to one over the chips.
 
     Args:
       setting: What does not fit.
@@ -184,9 +191,14 @@ def proposals(setting: Setting, memory: Memory, num_heads: int, smallest: int) -
     # The first policy keeps least: where that does not fit after all, the others do not either.
     found[1:1] = [*copies, *batches[:1], *tensors]
     found += batches[1:]
+    full = dataclasses.replace(setting, remat_policy="full")
     if weaker:
-        full = dataclasses.replace(setting, remat_policy="full")
         found += _smaller_batches(full, smallest)
+    if setting.whole_head_bytes and not setting.head_by_tiles:
+        # It costs next to nothing: before all that does.
+        tiled, both = (dataclasses.replace(each, head_by_tiles=True) for each in (setting, full))
+        found[:0] = dict.fromkeys((tiled, both))
+        found += _smaller_batches(both, smallest)
     larger = None if setting.topology.is_here else setting.topology.larger()
     for _ in range(4):
         if larger is None:
@@ -215,7 +227,13 @@ def estimate(setting: Setting, before: Setting, memory: Memory) -> float:
     is_known = min(setting.replica, before.replica) > 0
     copies = setting.replica / before.replica if is_known else 1.0
     state = (memory.resident + memory.outputs) * copies
-    return state / chips + memory.code + (memory.arguments + memory.temporaries * kept) * tokens
+    # Whatever the tokens and the policy; on many chips most of what there is.
+    head = 0.0 if before.head_by_tiles else before.whole_head_bytes
+    others = max(memory.temporaries - head, 0.1 * memory.temporaries)
+    head = (memory.temporaries - others) * before.tensor / setting.tensor
+    head = 0.0 if setting.head_by_tiles else head
+    fixed = state / chips + memory.code + head
+    return fixed + (memory.arguments + others * kept) * tokens
 
 
 def refusal(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -18,6 +19,7 @@ from poet.data.groups import (
     make_groups,
     phase_shares,
 )
+from poet.layers.tiled_loss import LossTiles
 from poet.models import flops
 from poet.models.config import PrefixLMConfig
 from poet.models.prefix_lm import PrefixLM
@@ -56,11 +58,15 @@ class TrainPlan:
 
 
 def with_setting(run: LMRun, setting: Setting) -> LMRun:
-    """The run with another batch, rematerialisation and mesh."""
+    """The run with another batch, rematerialisation, mesh, and way to gather the head."""
+    tiles = run.model.tiles
+    if setting.head_by_tiles and not tiles.gathers_by_tile:
+        # As in gin/models/head_by_tiles.gin.
+        tiles = LossTiles(num_ids=8192, gathers_by_tile=True)
     return dataclasses.replace(
         run,
         batch_tokens=setting.batch_tokens,
-        model=dataclasses.replace(run.model, remat_policy=setting.remat_policy),
+        model=dataclasses.replace(run.model, remat_policy=setting.remat_policy, tiles=tiles),
         mesh=dataclasses.replace(run.mesh, tensor=setting.tensor, replica=setting.replica),
     )
 
@@ -176,10 +182,21 @@ def plan_training(run: LMRun, sizes: SequenceSizes, topology: Topology, mesh: Me
             tensor=run.mesh.tensor,
             replica=run.mesh.replica,
             topology=topology,
+            head_by_tiles=config.tiles.gathers_by_tile,
+            whole_head_bytes=_whole_head_bytes(config, mesh),
         ),
         num_heads=config.block.num_kv_heads,
         smallest=ways * max(group.plan.length for group in groups.values()),
     )
+
+
+def _whole_head_bytes(config: PrefixLMConfig, mesh: Mesh) -> float:
+    """Of a table in the type of the products, its gradient in float32, and that once more while it
+    is summed; nothing where no width is split."""
+    if mesh.shape["fsdp"] == 1:
+        return 0.0
+    numbers = config.vocabulary.size * config.d_model / mesh.shape["tensor"]
+    return numbers * (jnp.dtype(config.dtype).itemsize + 4 + 4)
 
 
 def _held(programs: LMPrograms, run: LMRun) -> Any:
@@ -239,6 +256,7 @@ def _facts(
         "dtype": np.dtype(config.dtype).name,
         "matmuls": config.matmuls,
         "remat_policy": config.remat_policy,
+        **({"head": "by tiles"} if config.tiles.gathers_by_tile else {}),
         "attention": config.attention,
         "optimizer": run.optimizer.name,
         "mesh": {name: size for name, size in mesh.shape.items() if size > 1} or {"fsdp": 1},

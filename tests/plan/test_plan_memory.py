@@ -5,6 +5,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from poet.plan import hlo, memory
@@ -72,6 +73,26 @@ def test_fewer_copies_of_the_state_are_proposed_down_to_one_a_slice():
     # 6 and 2 GiB of state and gradients become half as much.
     assert memory.estimate(found[0], two, needs) == 14 * GIB
     assert all(each.replica == 1 for each in memory.proposals(OWN, NEEDS, 8, 1024))
+
+
+def test_a_head_by_tiles_comes_first_where_the_whole_one_is_held():
+    """9 of the 12 GiB of temporaries are the head; it grows with neither tokens nor policy."""
+    own = dataclasses.replace(OWN, whole_head_bytes=9 * GIB)
+    found = memory.proposals(own, NEEDS, num_heads=8, smallest=1024)
+    assert found[0].words(own) == "--gin_file gin/models/head_by_tiles.gin"
+    assert memory.estimate(found[0], own, NEEDS) == (6 + 2 + 3) * GIB
+    assert found[1] == dataclasses.replace(found[0], remat_policy="full")
+    assert "gin/models/head_by_tiles.gin" in found[0].all_words()
+    half = dataclasses.replace(own, batch_tokens=32_768)
+    assert memory.estimate(half, own, NEEDS) == (6 + 2 + 9 + 1.5) * GIB
+    split = dataclasses.replace(own, tensor=2)
+    np.testing.assert_allclose(
+        memory.estimate(split, own, NEEDS), (6 + 2 + 4.5 + 0.9 * 3) * GIB, rtol=1e-12
+    )
+    # Where it is so already, nothing of the kind is proposed, and nothing is counted of it.
+    tiled = found[0]
+    assert all(each.head_by_tiles for each in memory.proposals(tiled, NEEDS, 8, 1024))
+    assert memory.estimate(tiled, tiled, NEEDS) == NEEDS.total
 
 
 def test_batches_do_not_get_smaller_than_a_row_a_chip():

@@ -77,6 +77,16 @@ def test_copies_of_the_state_in_a_slice_multiply_those_over_slices():
     assert cell.name == "8b/v5p-4x4x4-slices2/dots_no_batch-6-tensor4-copies4"
 
 
+def test_a_head_by_tiles_is_a_file_more_and_is_said(tmp_path):
+    cell = dataclasses.replace(CELL, head_by_tiles=True)
+    assert cell.command.count("gin/models/head_by_tiles.gin") == 1
+    assert cell.name.endswith("-by-tiles") and "head_by_tiles" not in CELL.command
+    (tmp_path / cell.name).mkdir(parents=True)
+    (tmp_path / cell.name / "plan.json").write_text(json.dumps([PLAN]))
+    row = plan_sweep.numbers(cell, tmp_path)
+    assert "| `dots_no_batch`, head by tiles |" in plan_sweep.table([row])
+
+
 def test_rows_are_written_beside_those_of_other_cells(tmp_path, monkeypatch):
     file, other = tmp_path / "scale.json", dataclasses.replace(CELL, rows=3)
     monkeypatch.setattr(plan_sweep, "CELLS", (CELL, other))
