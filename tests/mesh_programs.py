@@ -81,9 +81,11 @@ class _OneGroup(AgdBatches):
         self.groups = {group.name: group}
 
 
-def programs_on(mesh, config=CONFIG, schedule=RASTER, clips=SHORT, adapters=None):
+def programs_on(
+    mesh, config=CONFIG, schedule=RASTER, clips=SHORT, adapters=None, task="text_to_video"
+):
     """(the programs of a run with one group "it", its batch)."""
-    plan, batch = plan_and_batch(config, clips=clips)
+    plan, batch = plan_and_batch(config, task, clips)
     batches = _OneGroup(Group(name="it", plan=plan, batch_size=clips.number, task_names=("it",)))
     model, tx = PrefixLM(config, schedule), optax.sgd(1.0)
     return LMPrograms(model, tx, mesh, batches, adapters=adapters), batch
@@ -98,9 +100,11 @@ def params_of(config=CONFIG):
     return jax.device_get(params)
 
 
-def loss_and_gradients(mesh, params, config=CONFIG, schedule=RASTER, clips=SHORT):
+def loss_and_gradients(
+    mesh, params, config=CONFIG, schedule=RASTER, clips=SHORT, task="text_to_video"
+):
     """{"loss": ..., "a/b/c": gradient, ...} of the compiled step on a mesh, as numpy."""
-    programs, batch = programs_on(mesh, config, schedule, clips)
+    programs, batch = programs_on(mesh, config, schedule, clips, task=task)
     compiled = programs.compile_gradients("it")  # with the base of adapters, {}, bound in front
     params = jax.tree.map(
         lambda value, like: jax.device_put(value, like.sharding),
@@ -116,9 +120,9 @@ def loss_and_gradients(mesh, params, config=CONFIG, schedule=RASTER, clips=SHORT
     return jax.device_get(found | measures)
 
 
-def step_text(mesh, config):
+def step_text(mesh, config, task="text_to_video"):
     """What a compiled training step says of itself."""
-    return programs_on(mesh, config)[0].compile_gradients("it").func.as_text()
+    return programs_on(mesh, config, task=task)[0].compile_gradients("it").func.as_text()
 
 
 def differences(got, want):

@@ -41,10 +41,11 @@ def rows_of(
     """
     axes = token_axes(table.shape[1])
     divides = codes.ndim == 2 and codes.shape[0] % num_ways(axes.rows) == 0
-    # Parameters are made from one row, which no mesh divides.
+    # What the mesh does not divide is left to the partitioner. The loss refuses such batches.
     if not divides or table.shape[0] % num_ways(axes.ids):
         axes = TokenAxes()
-    how = _How(axes, tuple(table.shape), jnp.dtype(dtype), rows_at_once or table.shape[0])
+    at_once = (rows_at_once if axes.width else None) or table.shape[0]
+    how = _How(axes, tuple(table.shape), jnp.dtype(dtype), at_once)
     return _rows_of(how, table, codes)
 
 
@@ -67,8 +68,8 @@ def _rows_of(how: _How, table: Array, codes: Array) -> Array:
     def on_device(part: Array, codes: Array) -> Array:
         part, local = part.astype(how.dtype), codes - _first_row(how, len(part))
 
-        def visit(first: Any, num_rows: int, x: Array) -> Array:
-            rows = jax.lax.dynamic_slice_in_dim(part, first, num_rows)
+        def visit(first: Any, count: int, x: Array) -> Array:
+            rows = jax.lax.dynamic_slice_in_dim(part, first, count)
             if axes.width:
                 rows = jax.lax.all_gather(rows, axes.width, axis=1, tiled=True)
             return x + _taken(rows, local - first, 0)
@@ -99,8 +100,8 @@ def _backward(how: _How, codes: Array, d_rows: Array) -> tuple[Array, np.ndarray
         num_rows = how.shape[0] // num_ways(axes.ids)
         local = codes - _first_row(how, num_rows)
 
-        def visit(first: Any, num_rows: int, d_part: Array) -> Array:
-            d_tile = _summed((num_rows, how.shape[1]), local - first, d_rows)
+        def visit(first: Any, count: int, d_part: Array) -> Array:
+            d_tile = _summed((count, how.shape[1]), local - first, d_rows)
             if axes.width:
                 d_tile = jax.lax.psum_scatter(d_tile, axes.width, scatter_dimension=1, tiled=True)
             return jax.lax.dynamic_update_slice_in_dim(d_part, d_tile, first, axis=0)

@@ -22,16 +22,16 @@ class LossTiles:
     """How the loss is cut up. Numbers change speed and memory, not results.
 
     Attributes:
-      num_tokens: Tokens a tile, at most, on each device.
+      num_tokens: Tokens a tile, at most, on each device; all of them with `gathers_by_tile`.
       num_ids: Rows of a table a tile, on each device.
       max_kept_logits: Up to this many logits of a token tile are kept between the two sweeps over
         the vocabulary; above it they are computed a second time.
       z_loss: Weight of log-sum-exp squared, which keeps logits near 0.
       gathers_by_tile: Where a mesh splits the tables' width, gather the rows of a vocabulary tile
         when its turn comes, once for each sweep, and add up and split their gradient at once. No
-        device then holds a whole table or a whole gradient (6 bytes a number of it in bfloat16,
-        and as much again while it is summed), and tables are gathered twice instead of once. All
-        tokens of a device make one tile, so that logits of tokens x `num_ids` are held.
+        device then holds a whole table or a whole gradient (2 and 4 bytes a number in bfloat16, and
+        4 more while it is summed), and tables are gathered twice instead of once. All tokens of a
+        device make one tile, whose logits are held for `num_ids` ids at a time and never kept.
     """
 
     num_tokens: int = 4096
@@ -55,21 +55,24 @@ class Sweep:
       vocabulary: This device's rows of each table.
       shared_over: Mesh axes whose devices have the other rows.
       has_grads: Whether gradients are formed.
+      trains_tables: Whether those of the tables are among them.
     """
 
     tiles: LossTiles
     vocabulary: Sequence[TableRows]
     shared_over: tuple[str, ...] = ()
     has_grads: bool
+    trains_tables: bool = True
 
 
 def sweep(how: Sweep, hidden: Array, tables: Any, targets: Array, weights: Array) -> Any:
     """All token tiles: sum, measures [N], and gradients (hidden, tables, weights) or None.
 
-    Of the tables only the shapes are read, those of the gradients.
+    Of the tables only the shapes are read, those of the gradients; each of these is None where
+    tables do not train.
     """
     num_real = hidden.shape[0]
-    most = num_real if any(table.width for table in how.vocabulary) else how.tiles.num_tokens
+    most = num_real if _is_by_tile(how) else how.tiles.num_tokens
     # As few tiles as there can be, of one size: tokens of weight 0 fill the last one.
     tile = -(-num_real // -(-num_real // most))
     fill = -num_real % tile
@@ -78,7 +81,9 @@ def sweep(how: Sweep, hidden: Array, tables: Any, targets: Array, weights: Array
         targets, weights = jnp.pad(targets, (0, fill)), jnp.pad(weights, (0, fill))
     num_tokens = num_real + fill
     num_tiles = num_tokens // tile
-    d_tables = tuple(jnp.zeros(t.shape, jnp.float32) for t in tables) if how.has_grads else None
+    d_tables: Any = (None,) * len(tables)
+    if how.has_grads and how.trains_tables:
+        d_tables = tuple(jnp.zeros(table.shape, jnp.float32) for table in tables)
     if num_tiles == 1:
         total, measures, d_hidden, d_tables = _token_tile(how, d_tables, hidden, targets, weights)
     else:
@@ -104,13 +109,18 @@ def sweep(how: Sweep, hidden: Array, tables: Any, targets: Array, weights: Array
     return total, measures, (d_hidden, d_tables, d_weights)
 
 
+def _is_by_tile(how: Sweep) -> bool:
+    """Whether rows are gathered when their tile comes."""
+    return any(table.width for table in how.vocabulary)
+
+
 def _token_tile(how: Sweep, d_tables: Any, hidden: Any, targets: Any, weights: Any) -> Any:
     """One tile of tokens against the whole vocabulary, in two sweeps; adds to `d_tables`."""
     z_loss, num_ids = how.tiles.z_loss, how.tiles.num_ids
     num_rows = sum(table.num_rows for table in how.vocabulary)
     if num_rows <= num_ids:
         walk: Any = Joined(how.vocabulary)
-    elif hidden.shape[0] * num_rows <= how.tiles.max_kept_logits:
+    elif hidden.shape[0] * num_rows <= how.tiles.max_kept_logits and not _is_by_tile(how):
         walk = Unrolled(how.vocabulary, num_ids)
     else:
         walk = Looped(how.vocabulary, num_ids)
@@ -130,7 +140,7 @@ def _token_tile(how: Sweep, d_tables: Any, hidden: Any, targets: Any, weights: A
         "log_sum_exp": log_sum_exp,
     }
     if not how.has_grads:
-        return total, measures, None, None
+        return total, measures, None, d_tables
     tokens = Tokens(hidden, targets, weights, log_sum_exp, weights * (1 + 2 * z_loss * log_sum_exp))
     d_hidden, d_tables = walk.differentiate(tokens, logits, d_tables)
     if how.shared_over:

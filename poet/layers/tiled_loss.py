@@ -91,43 +91,58 @@ class _How:
     tiles: LossTiles
     sizes: tuple[int, ...]
     axes: TokenAxes
+    has_grads: bool = False
+    trains_tables: bool = False
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _loss(how: _How, hidden: Any, tables: Any, targets: Any, weights: Any) -> Any:
-    total, measures, _ = _sweep(how, hidden, tables, targets, weights, has_grads=False)
+    total, measures, _ = _sweep(how, hidden, tables, targets, weights)
     return total, measures
 
 
-def _loss_forward(how: _How, hidden: Any, tables: Any, targets: Any, weights: Any) -> Any:
-    total, measures, grads = _sweep(how, hidden, tables, targets, weights, has_grads=True)
+def _loss_forward(how: _How, *args: Any) -> Any:
+    # A head that does not train, as under adapters, spares a product and the largest array.
+    trains_tables = any(leaf.perturbed for leaf in jax.tree.leaves(args[1], is_leaf=_is_primal))
+    hidden, tables, targets, weights = jax.tree.map(
+        lambda leaf: leaf.value, args, is_leaf=_is_primal
+    )
+    how = dataclasses.replace(how, has_grads=True, trains_tables=trains_tables)
+    total, measures, grads = _sweep(how, hidden, tables, targets, weights)
     return (total, measures), (*grads, targets)
+
+
+def _is_primal(leaf: Any) -> bool:
+    return isinstance(leaf, jax.custom_derivatives.CustomVJPPrimal)
 
 
 def _loss_backward(how: _How, kept: Any, cotangents: Any) -> Any:
     del how
     d_hidden, d_tables, d_weights, targets = kept
     scale = cotangents[0]
+    if isinstance(scale, jax.custom_derivatives.SymbolicZero):
+        scale = jnp.zeros(scale.shape, scale.dtype)
     return (
         (d_hidden * scale).astype(d_hidden.dtype),
-        tuple((table * scale).astype(table.dtype) for table in d_tables),
+        tuple(None if d is None else (d * scale).astype(d.dtype) for d in d_tables),
         None if targets is None else np.zeros(targets.shape, jax.dtypes.float0),
         d_weights * scale,
     )
 
 
-_loss.defvjp(_loss_forward, _loss_backward)
+_loss.defvjp(_loss_forward, _loss_backward, symbolic_zeros=True)
 
 
-def _sweep(how: _How, hidden: Any, tables: Any, targets: Any, weights: Any, has_grads: bool) -> Any:
+def _sweep(how: _How, hidden: Any, tables: Any, targets: Any, weights: Any) -> Any:
     """`loss_sweep.sweep` over tokens of any number of axes, on whatever devices there are."""
     if how.axes.any:
-        return _sweep_on_mesh(how, hidden, tables, targets, weights, has_grads)
+        return _sweep_on_mesh(how, hidden, tables, targets, weights)
     cast = [table.astype(hidden.dtype) for table in tables]
     one = Sweep(
         tiles=how.tiles,
         vocabulary=whole_tables(cast, how.sizes),
-        has_grads=has_grads,
+        has_grads=how.has_grads,
+        trains_tables=how.trains_tables,
     )
     return _sweep_tokens(one, hidden, tables, targets, weights)
 
@@ -144,9 +159,7 @@ def _sweep_tokens(how: Sweep, hidden: Any, tables: Any, targets: Any, weights: A
     return total, measures, grads
 
 
-def _sweep_on_mesh(
-    how: _How, hidden: Any, tables: Any, targets: Any, weights: Any, has_grads: bool
-) -> Any:
+def _sweep_on_mesh(how: _How, hidden: Any, tables: Any, targets: Any, weights: Any) -> Any:
     axes, num_rows = how.axes, [len(table) for table in tables]
     # A table that its devices do not divide gets rows that are no ids.
     ways = num_ways(axes.ids)
@@ -157,10 +170,10 @@ def _sweep_on_mesh(
         cast = [table.astype(hidden.dtype) for table in tables]
         if axes.width and not how.tiles.gathers_by_tile:
             cast = [jax.lax.all_gather(t, axes.width, axis=1, tiled=True) for t in cast]
-        one = _device_sweep(how, cast, has_grads)
+        one = _device_sweep(how, cast)
         total, measures, grads = _sweep_tokens(one, hidden, cast, targets, weights)
         total = _sum(total, axes.rows + axes.positions)
-        if has_grads:
+        if how.trains_tables:
             d_hidden, d_tables, d_weights = grads
             d_tables = tuple(_sum_table(how, d_table) for d_table in d_tables)
             # Layers go backward from d_hidden. Whole gradients of the tables, float32 and as large
@@ -171,21 +184,22 @@ def _sweep_on_mesh(
 
     tokens, table_specs = axes.tokens, (axes.table,) * len(tables)
     measured = dict.fromkeys(("nats", "is_correct", "log_sum_exp"), tokens)
+    grad_specs = (tokens, table_specs if how.trains_tables else (None,) * len(tables), tokens)
     total, measures, grads = jax.shard_map(
         on_device,
         in_specs=(tokens, table_specs, tokens, tokens),
-        out_specs=(PartitionSpec(), measured, (tokens, table_specs, tokens) if has_grads else None),
+        out_specs=(PartitionSpec(), measured, grad_specs if how.has_grads else None),
         # What is equal on all devices of an axis is so by the sums above.
         check_vma=False,
     )(hidden, tables, targets, weights)
-    if has_grads:
+    if how.trains_tables:
         d_hidden, d_tables, d_weights = grads
         d_tables = tuple(t[:rows] for t, rows in zip(d_tables, num_rows, strict=True))
         grads = d_hidden, d_tables, d_weights
     return total, measures, grads
 
 
-def _device_sweep(how: _How, tables: Any, has_grads: bool) -> Sweep:
+def _device_sweep(how: _How, tables: Any) -> Sweep:
     """Of a device that has `tables` of each table's rows."""
     width = how.axes.width if how.tiles.gathers_by_tile else ()
     if how.axes.ids:
@@ -196,7 +210,8 @@ def _device_sweep(how: _How, tables: Any, has_grads: bool) -> Sweep:
         tiles=how.tiles,
         vocabulary=vocabulary,
         shared_over=how.axes.ids,
-        has_grads=has_grads,
+        has_grads=how.has_grads,
+        trains_tables=how.trains_tables,
     )
 
 

@@ -80,8 +80,11 @@ class TableRows(NamedTuple):
             return VocabularyTile(rows, self.start + first)
         return VocabularyTile(rows, ids=jax.lax.dynamic_slice_in_dim(self.ids, first, num_rows))
 
-    def add(self, d_table: Array, first: Array | int, part: Array) -> Array:
-        """A gradient [R, D] plus that of rows from `first` on, in their whole width."""
+    def add(self, d_table: Array | None, first: Array | int, part: Array) -> Array | None:
+        """A gradient [R, D] plus that of rows from `first` on, in their whole width; None as ever
+        where the table does not train."""
+        if d_table is None:
+            return None
         if self.width:
             part = jax.lax.psum_scatter(part, self.width, scatter_dimension=1, tiled=True)
         if isinstance(first, int):

@@ -29,6 +29,9 @@ from poet.typing import Array, Bool, Float, Int
 
 Batch = dict[str, Any]
 
+# Of the loss's: a lookup goes through all tokens once a tile, and holds no logits.
+_LOOKUP_TILES = 8
+
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
@@ -85,14 +88,14 @@ class PrefixLM(nn.Module):
         self.final_norm = RMSNorm(dtype=config.dtype)
         self.dropout = ChannelDropout(config.dropout_rate)
 
-        tables = (config.vocabulary, config.d_model, config.row_multiple)
+        tables, tiles = (config.vocabulary, config.d_model, config.row_multiple), config.tiles
         bits = config.visual_bits
         self.embed = SegmentTables(
             *tables,
             stddev=EMBED_STDDEV,
             visual_bits=bits,
             dtype=config.dtype,
-            rows_at_once=config.tiles.num_ids if config.tiles.gathers_by_tile else None,
+            rows_at_once=_LOOKUP_TILES * tiles.num_ids if tiles.gathers_by_tile else None,
         )
         if not config.ties_embedding:
             self.head = SegmentTables(*tables, stddev=HEAD_STDDEV, visual_bits=bits)

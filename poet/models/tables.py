@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from poet.layers.lookup import rows_of
@@ -36,7 +37,7 @@ class SegmentTables(nn.Module):
       visual_bits: Codes of visual tokens have so many bits, and a visual row is its own vector plus
         or minus one shared vector a bit; 0 shares nothing. Own vectors then start small, so that
         codes are at first what their bits are.
-      dtype: Of the rows that are looked up; parameters stay float32.
+      dtype: Of the rows of tokens; those of the template and parameters stay float32.
       rows_at_once: As in `poet.layers.lookup.rows_of`.
     """
 
@@ -86,12 +87,13 @@ class SegmentTables(nn.Module):
     ) -> Float[Array, "B L D"]:
         """Rows for the first L positions of the plan.
 
-        The segment of every position is static, so that each run is one gather from one small
-        table; fixed special tokens come from the template and are the same for all examples.
-        Text positions take ``text_vectors``.
+        The segment of every position is static, so that each table is looked up once, for all of
+        its positions; fixed special tokens come from the template and are the same for all
+        examples. Text positions take ``text_vectors``.
         """
         batch, length = tokens.shape
         pieces, at = [], 0
+        looked_up = self._looked_up(plan, tokens)
 
         def fixed(start: int, stop: int) -> None:
             if start < stop:
@@ -103,14 +105,26 @@ class SegmentTables(nn.Module):
                 break
             fixed(at, slot.start)
             at = min(slot.stop, length)
-            pieces.append(self._slot(slot, tokens[:, slot.start : at], text_vectors))
+            pieces.append(text_vectors if slot.kind == "text" else looked_up[slot.start])
         fixed(at, length)
         return jnp.concatenate(pieces, axis=1)
 
-    def _slot(self, slot: Slot, tokens: Array, text_vectors: Array | None) -> Array:
-        if slot.kind == "text":
-            return text_vectors
-        return self.codes(tokens - slot.ids.start, slot.ids)
+    def _looked_up(self, plan: SequencePlan, tokens: Array) -> dict[int, Array]:
+        """Start of a slot -> rows of its tokens.
+
+        One lookup a table: on a mesh each is gathered, and its gradient summed, once.
+        """
+        slots: dict[IdRange, list[Slot]] = {}
+        for slot in plan.slots:
+            if slot.kind != "text" and slot.start < tokens.shape[1]:
+                slots.setdefault(slot.ids, []).append(slot)
+        found = {}
+        for ids, its in slots.items():
+            parts = [tokens[:, slot.start : slot.stop] - ids.start for slot in its]
+            ends = np.cumsum([part.shape[1] for part in parts])[:-1]
+            rows = jnp.split(self.codes(jnp.concatenate(parts, axis=1), ids), ends, axis=1)
+            found |= {slot.start: part for slot, part in zip(its, rows, strict=True)}
+        return found
 
 
 def segment_rows(params: Mapping[str, Array], segment: IdRange) -> Float[Array, "_ D"]:

@@ -164,9 +164,10 @@ class Setting:
 def proposals(setting: Setting, memory: Memory, num_heads: int, smallest: int) -> list[Setting]:
     """Settings that should fit where this one does not, the nearest first.
 
-    One thing is changed at a time, then two together. The estimate takes temporaries but the whole
-    head as proportional to the tokens of a chip and to the share that the policy keeps; state and
-    gradients as proportional to one over the chips.
+    The head goes by tiles first, if it does not yet. Then one thing is changed at a time, then
+    rematerialisation and batch together. The estimate takes temporaries but the whole head as
+    proportional to the tokens of a chip and to the share that the policy keeps; state and gradients
+    as proportional to one over the chips.
 
     Args:
       setting: What does not fit.
@@ -174,6 +175,16 @@ def proposals(setting: Setting, memory: Memory, num_heads: int, smallest: int) -
       num_heads: Which `tensor` must divide.
       smallest: Tokens below which no batch of one row a chip can be made.
     """
+    found = _changes(setting, num_heads, smallest)
+    if setting.whole_head_bytes and not setting.head_by_tiles:
+        # It costs little beside all else, and all else is proposed with it.
+        tiled = dataclasses.replace(setting, head_by_tiles=True)
+        found = [tiled, *_changes(tiled, num_heads, smallest)]
+    room = setting.topology.chip.hbm_bytes
+    return [each for each in found if estimate(each, setting, memory) <= room]
+
+
+def _changes(setting: Setting, num_heads: int, smallest: int) -> list[Setting]:
     weaker = list(KEPT)[list(KEPT).index(setting.remat_policy) + 1 :]
     found = [dataclasses.replace(setting, remat_policy=name) for name in reversed(weaker)]
     batches = _smaller_batches(setting, smallest)
@@ -191,14 +202,9 @@ def proposals(setting: Setting, memory: Memory, num_heads: int, smallest: int) -
     # The first policy keeps least: where that does not fit after all, the others do not either.
     found[1:1] = [*copies, *batches[:1], *tensors]
     found += batches[1:]
-    full = dataclasses.replace(setting, remat_policy="full")
     if weaker:
+        full = dataclasses.replace(setting, remat_policy="full")
         found += _smaller_batches(full, smallest)
-    if setting.whole_head_bytes and not setting.head_by_tiles:
-        # It costs next to nothing: before all that does.
-        tiled, both = (dataclasses.replace(each, head_by_tiles=True) for each in (setting, full))
-        found[:0] = dict.fromkeys((tiled, both))
-        found += _smaller_batches(both, smallest)
     larger = None if setting.topology.is_here else setting.topology.larger()
     for _ in range(4):
         if larger is None:
@@ -206,8 +212,7 @@ def proposals(setting: Setting, memory: Memory, num_heads: int, smallest: int) -
         found.append(dataclasses.replace(setting, topology=larger))
         found.append(dataclasses.replace(setting, topology=larger, remat_policy="full"))
         larger = larger.larger()
-    room = setting.topology.chip.hbm_bytes
-    return [each for each in found if estimate(each, setting, memory) <= room]
+    return found
 
 
 def _smaller_batches(setting: Setting, smallest: int) -> list[Setting]:
@@ -220,8 +225,8 @@ def estimate(setting: Setting, before: Setting, memory: Memory) -> float:
     chips = setting.topology.num_chips / before.topology.num_chips
     tokens = setting.batch_tokens / before.batch_tokens / chips
     kept = KEPT[setting.remat_policy] / KEPT[before.remat_policy]
-    # `tensor` splits the gathered head and the widest activations, but not the residual stream of
-    # the rows, of which a device then has more: 0.56 to 0.97 was seen for four ways.
+    # `tensor` splits the widest activations, but not the residual stream of the rows, of which a
+    # device then has more: with the head, which it splits too, 0.56 to 0.97 was seen for four ways.
     kept *= 0.9 ** math.log2(setting.tensor / before.tensor)
     # -1 stands for what the other axes leave.
     is_known = min(setting.replica, before.replica) > 0

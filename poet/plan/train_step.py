@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -19,7 +18,6 @@ from poet.data.groups import (
     make_groups,
     phase_shares,
 )
-from poet.layers.tiled_loss import LossTiles
 from poet.models import flops
 from poet.models.config import PrefixLMConfig
 from poet.models.prefix_lm import PrefixLM
@@ -62,7 +60,7 @@ def with_setting(run: LMRun, setting: Setting) -> LMRun:
     tiles = run.model.tiles
     if setting.head_by_tiles and not tiles.gathers_by_tile:
         # As in gin/models/head_by_tiles.gin.
-        tiles = LossTiles(num_ids=8192, gathers_by_tile=True)
+        tiles = dataclasses.replace(tiles, num_ids=8192, gathers_by_tile=True)
     return dataclasses.replace(
         run,
         batch_tokens=setting.batch_tokens,
@@ -183,20 +181,23 @@ def plan_training(run: LMRun, sizes: SequenceSizes, topology: Topology, mesh: Me
             replica=run.mesh.replica,
             topology=topology,
             head_by_tiles=config.tiles.gathers_by_tile,
-            whole_head_bytes=_whole_head_bytes(config, mesh),
+            whole_head_bytes=_whole_head_bytes(config, mesh, trains=run.adapters is None),
         ),
         num_heads=config.block.num_kv_heads,
         smallest=ways * max(group.plan.length for group in groups.values()),
     )
 
 
-def _whole_head_bytes(config: PrefixLMConfig, mesh: Mesh) -> float:
-    """Of a table in the type of the products, its gradient in float32, and that once more while it
-    is summed; nothing where no width is split."""
-    if mesh.shape["fsdp"] == 1:
+def _whole_head_bytes(config: PrefixLMConfig, mesh: Mesh, trains: bool) -> float:
+    """Bytes that a chip holds of a gathered table: none where its width is not split.
+
+    In the type of the products; where it trains, its gradient in float32, and that once more while
+    it is summed.
+    """
+    if mesh.shape["fsdp"] == 1 or config.d_model % mesh.shape["fsdp"]:
         return 0.0
     numbers = config.vocabulary.size * config.d_model / mesh.shape["tensor"]
-    return numbers * (jnp.dtype(config.dtype).itemsize + 4 + 4)
+    return numbers * (np.dtype(config.dtype).itemsize + (4 + 4 if trains else 0))
 
 
 def _held(programs: LMPrograms, run: LMRun) -> Any:

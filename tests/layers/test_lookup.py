@@ -37,13 +37,13 @@ def test_the_gradient_of_a_row_does_not_stop_growing(table):
     assert usual[0, 0] == 256
 
 
-def on_mesh(shape, table, codes, rows_at_once):
-    """(rows with the gradient of a weighted sum of them, the compiled program's text)."""
+def on_mesh(shape, table, codes, rows_at_once=None, dtype=jnp.float32):
+    """(((weighted sum of the rows, they), its gradient), the compiled program's text)."""
 
     def total(table):
-        rows = rows_of(table, codes, jnp.float32, rows_at_once)
-        weights = jnp.arange(1.0, 1 + rows.size).reshape(rows.shape)
-        return jnp.sum(weights * jnp.nan_to_num(rows)), rows
+        rows = rows_of(table, codes, dtype, rows_at_once)
+        weights = jnp.where(jnp.arange(rows.size) % 2, 16.0, 8.0).reshape(rows.shape)
+        return jnp.sum(weights * jnp.nan_to_num(rows.astype(jnp.float32))), rows
 
     with jax.set_mesh(mesh_programs.mesh_of(*shape)), nn.logical_axis_rules(RULES):
         compiled = jax.jit(jax.value_and_grad(total, has_aux=True)).lower(table).compile()
@@ -56,7 +56,7 @@ def test_a_mesh_gives_the_numbers_of_one_device(table, shape, rows_at_once):
     """26 rows of 8: 5 divides neither them nor the 13 of a device that has half of them."""
     codes = jax.random.randint(jax.random.key(1), (4, 3), -1, NUM_ROWS + 2)
     assert ((codes < 0) | (codes >= NUM_ROWS)).any()
-    want, _ = on_mesh((1, 1, 1, 1), table, codes, None)
+    want, _ = on_mesh((1, 1, 1, 1), table, codes)
     got, text = on_mesh(shape, table, codes, rows_at_once)
     for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -65,10 +65,30 @@ def test_a_mesh_gives_the_numbers_of_one_device(table, shape, rows_at_once):
     assert max(gathered) == min(rows_at_once or rows, rows) * DIM
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 2, 1, 1), (1, 2, 2, 1), (1, 2, 1, 2)])
+def test_on_a_mesh_too_sums_do_not_stop_growing(table, shape):
+    """4 x 100 tokens of one row, 8 and 16 each; in bfloat16 4,096 and 16 is 4,096."""
+    _, grad = on_mesh(shape, table, jnp.full((4, 100), 3), dtype=jnp.bfloat16)[0]
+    want = np.zeros((NUM_ROWS, DIM))
+    want[3] = np.tile([3200.0, 6400.0], DIM // 2)
+    np.testing.assert_array_equal(grad, want)
+
+
+def test_where_no_width_is_split_nothing_goes_by_tiles(table):
+    codes = jnp.zeros((4, 3), jnp.int32)
+
+    def num_loops(shape, rows_at_once):
+        return on_mesh(shape, table, codes, rows_at_once)[1].count(" while(")
+
+    assert num_loops((1, 1, 1, 2), 5) == num_loops((1, 1, 1, 2), None)
+    assert num_loops((1, 2, 1, 1), 5) > num_loops((1, 2, 1, 1), None)
+
+
 def test_what_a_mesh_does_not_divide_is_looked_up_all_the_same(table):
-    """One row, as parameters are made from, over two devices; 25 rows over two."""
+    """One sequence over two devices; a table of 25 rows over two."""
     codes = jnp.array([[1, 24]])
     for part, some in ((table, codes), (table[:25], jnp.tile(codes, (2, 1)))):
-        (_, rows), grad = on_mesh((1, 2, 1, 2), part, some, 5)[0]
-        np.testing.assert_array_equal(rows, part[np.array(some)])
-        assert np.abs(grad[1]).min() > 0 and grad.shape == part.shape
+        want, _ = on_mesh((1, 1, 1, 1), part, some)
+        got, _ = on_mesh((1, 2, 1, 2), part, some, rows_at_once=5)
+        for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)

@@ -1,3 +1,5 @@
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -124,7 +126,7 @@ def test_one_tile_of_logits_is_held_at_once():
     assert growth < 3 * 7168 * 8 * 4 < 256 * 512 * 4 * 14 / 10
 
 
-def on_mesh(*shape, **more):
+def on_mesh(*shape, argnums=(0, 1, 2), **more):
     """The compiled gradients of a loss with [B, R] tokens, and its arguments, on a mesh.
 
     Neither the positions (5) nor the rows of the second table (25) divide by 2.
@@ -145,7 +147,7 @@ def on_mesh(*shape, **more):
 
     args = hidden, tables, weights
     with jax.set_mesh(mesh_programs.mesh_of(*shape)), nn.logical_axis_rules(RULES):
-        grad = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+        grad = jax.value_and_grad(loss, argnums=argnums, has_aux=True)
         return jax.jit(grad).lower(*args).compile(), args
 
 
@@ -176,6 +178,20 @@ def test_tables_gathered_tile_by_tile_give_them_too(on_one_device, shape, num_ke
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     gathers = {elements for elements, _ in mesh_programs.gathers(compiled.as_text())}
     assert 7 * DIM in gathers and max(gathers) < 25 * DIM
+
+
+@pytest.mark.parametrize("by_tile", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 2, 1, 1)])
+def test_tables_that_do_not_train_have_no_gradient_formed(shape, by_tile):
+    """As under adapters."""
+
+    def num_products(argnums):
+        compiled, _ = on_mesh(*shape, argnums=argnums, gathers_by_tile=by_tile)
+        return len(re.findall(r" dot\(", compiled.as_text()))
+
+    every, hidden_only = num_products((0, 1, 2)), num_products((0, 2))
+    # Of five tiles, three of them of the table with 17 ids: logits, and two gradients.
+    assert (every, hidden_only) == (15, 10)
 
 
 def test_sequences_that_do_not_divide_are_refused(problem):

@@ -81,7 +81,9 @@ def test_a_head_by_tiles_comes_first_where_the_whole_one_is_held():
     found = memory.proposals(own, NEEDS, num_heads=8, smallest=1024)
     assert found[0].words(own) == "--gin_file gin/models/head_by_tiles.gin"
     assert memory.estimate(found[0], own, NEEDS) == (6 + 2 + 3) * GIB
+    # All else with it: what fits no more with it does not without.
     assert found[1] == dataclasses.replace(found[0], remat_policy="full")
+    assert all(each.head_by_tiles for each in found)
     assert "gin/models/head_by_tiles.gin" in found[0].all_words()
     half = dataclasses.replace(own, batch_tokens=32_768)
     assert memory.estimate(half, own, NEEDS) == (6 + 2 + 9 + 1.5) * GIB

@@ -1,6 +1,7 @@
 """The language model's training step on meshes: numbers of one device, programs without copies."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from poet.tokens.fed_rows import fed_rows
 from poet.tokens.schedule import RASTER, Schedule
 
 DIAGONAL = Schedule("diagonal")
+BY_TILES = LossTiles(num_tokens=8, num_ids=3, max_kept_logits=0, z_loss=1e-2, gathers_by_tile=True)
 
 
 def off_one_device(order, shapes):
@@ -96,13 +98,40 @@ def test_the_compiled_step_has_no_copy_of_the_head(shape):
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 4, 1, 1), (1, 2, 1, 2)])
 def test_by_tiles_no_device_holds_a_whole_table(shape):
-    """Neither of embedding nor head, nor of their gradients; tiles are of 512 rows."""
-    tiles = LossTiles(num_tokens=8, num_ids=512, max_kept_logits=0, gathers_by_tile=True)
+    """Neither of embedding nor head, nor of their gradients; tiles are of 64 and 512 rows."""
+    tiles = LossTiles(num_tokens=8, num_ids=64, max_kept_logits=0, gathers_by_tile=True)
     config = dataclasses.replace(mesh_programs.LARGE_VOCABULARY, tiles=tiles)
     text = mesh_programs.step_text(mesh_programs.mesh_of(*shape), config)
     split = mesh_programs.LARGE_TABLE // (shape[1] * shape[-1])
     assert max(mesh_programs.sizes_of(text)) <= split
     assert max(elements for elements, _ in mesh_programs.gathers(text)) == 512 * 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 4, 1, 1), (2, 2, 1, 1), (1, 2, 1, 2), (1, 2, 2, 1)])
+def test_by_tiles_the_numbers_are_those_of_one_device(shape):
+    """Of a task with two runs of visual tokens, one before the prefix ends and one after it."""
+    config = dataclasses.replace(mesh_programs.CONFIG, tiles=BY_TILES)
+    params = mesh_programs.params_of()
+    one = mesh_programs.loss_and_gradients(
+        mesh_programs.mesh_of(1, 1, 1, 1), params, task="image_to_video"
+    )
+    mesh = mesh_programs.mesh_of(*shape)
+    got = mesh_programs.loss_and_gradients(mesh, params, config, task="image_to_video")
+    off = mesh_programs.differences(got, one)
+    assert max(off.values()) < 1e-5, sorted(off.items(), key=lambda x: -x[1])[:5]
+
+
+@pytest.mark.slow
+def test_a_table_is_summed_once_however_many_runs_of_its_tokens_there_are():
+    """One reduce-scatter of the embedding's visual table and one of the head's."""
+    mesh = mesh_programs.mesh_of(1, 4, 1, 1)
+    config, task = mesh_programs.LARGE_VOCABULARY, "image_to_video"
+    plan, _ = mesh_programs.plan_and_batch(config, task)
+    assert sum(slot.kind == "visual" for slot in plan.slots) == 2
+    text = mesh_programs.step_text(mesh, config, task)
+    part = f"f32[4096,{32 // 4}]"
+    assert len(re.findall(rf"= {re.escape(part)}\S* reduce-scatter\(", text)) == 2
 
 
 def test_a_copy_in_a_loop_would_be_seen():
