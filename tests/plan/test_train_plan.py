@@ -3,16 +3,19 @@
 import dataclasses
 import json
 
+import gin
 import pytest
 import tiny_lm
 
 from poet.data.groups import Curriculum
+from poet.main import commands
 from poet.models.config import PrefixLMConfig
 from poet.plan import devices, hlo, measure, planning, report, train_step
 from poet.plan.chips import CHIPS, parse_topology
 from poet.plan.costs import Op
 from poet.plan.exchanges import Collective
 from poet.plan.measure import Compiler, Result
+from poet.plan.memory import Setting
 from poet.plan.products import Product
 from poet.plan.roofline import CALIBRATED
 from poet.plan.sizes import TokenSizes
@@ -187,6 +190,46 @@ def test_adapters_keep_the_base_beside_their_own_state():
     compiled = plans[1].parts[0].programs[0].compile()
     base, *_ = compiled.func.args_info[0]
     assert set(base) >= {"layers", "embed"}
+
+
+def test_a_head_by_tiles_is_planned_as_its_file_sets_it():
+    """Also after a file that set something else of the tiles, which the other one does not undo."""
+
+    def model_of(*names):
+        gin.clear_config()
+        commands.read_gin([f"gin/models/{name}.gin" for name in ("tiny", *names)], [])
+        model = gin.get_configurable(PrefixLMConfig)()
+        gin.clear_config()
+        return model
+
+    for before in ((), ("large_tiles",)):
+        run = run_of(model=model_of(*before), text_tokenizer=None)
+        setting = Setting(
+            batch_tokens=run.batch_tokens,
+            remat_policy=run.model.remat_policy,
+            tensor=1,
+            topology=parse_topology("v5e:4x4"),
+            head_by_tiles=True,
+        )
+        want = model_of(*before, "head_by_tiles").tiles
+        assert want.gathers_by_tile and train_step.with_setting(run, setting).model.tiles == want
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "tensor", "adapters", "bytes_a_number"),
+    [(4, 1, None, 4 + 4 + 4), (2, 2, None, 6), (2, 1, LoraConfig(rank=2), 4), (1, 4, None, 0)],
+)
+def test_the_whole_head_is_known_before_compiling(fsdp, tensor, adapters, bytes_a_number):
+    mesh_config = MeshConfig(fsdp=fsdp, tensor=tensor, num_devices=fsdp * tensor)
+    run = run_of(mesh=mesh_config, mixture_or_task_name="poet_unconditional")
+    if adapters:
+        run = dataclasses.replace(run, adapters=adapters, init_from="a_model")
+    topology = devices.find("here")
+    mesh = partitioning.make_mesh(run.mesh, devices.devices_of(topology))
+    plan = train_step.plan_training(run, SIZES, topology, mesh)
+    numbers = SIZES.vocabulary.size * run.model.d_model
+    assert plan.setting.whole_head_bytes == bytes_a_number * numbers
+    assert not plan.setting.head_by_tiles
 
 
 def test_no_large_array_is_on_every_chip(compiled):
