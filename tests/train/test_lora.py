@@ -108,6 +108,7 @@ def product_shapes(jaxpr):
             yield from product_shapes(inner)
 
 
+@pytest.mark.slow
 def test_on_a_mesh_loss_and_gradients_are_those_of_one_device():
     config = mesh_programs.CONFIG
     base = mesh_programs.params_of(config)
