@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from attention_checks import values_and_gradients
 from jax._src.cudnn import fused_attention_stablehlo
-from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
+from jaxprs import equations
 
 from poet.layers import attention_choice
 from poet.layers.attention import masked_attention
@@ -130,14 +130,9 @@ def test_policies_keep_the_kernels_results_or_run_them_again(cudnn, name, runs):
 
 
 def _primitives(jaxpr):
-    found = []
-    for equation in jaxpr.eqns:
-        found.append(equation.primitive.name)
-        # Kernels have a program of their own inside, which says the same again.
-        if "dot_product_attention" not in equation.primitive.name:
-            for inner in jaxprs_in_params(equation.params):
-                found += _primitives(inner)
-    return found
+    # Kernels have a program of their own inside, which says the same again.
+    found = equations(jaxpr, lambda each: "dot_product_attention" in each.primitive.name)
+    return [each.primitive.name for each in found]
 
 
 def test_a_layer_takes_the_kernels_by_name(cudnn, key, monkeypatch):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_checks import values_and_gradients
-from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
+from jaxprs import equations
 
 from poet.layers import splash
 from poet.layers.attention import masked_attention
@@ -98,14 +98,11 @@ def test_policies_keep_the_kernels_results_or_run_it_again(key, name, runs):
 
 def _kernels(jaxpr):
     """Names of the kernels that a jaxpr calls."""
-    found = []
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "pallas_call":
-            found.append(equation.params["name"])
-        else:
-            for inner in jaxprs_in_params(equation.params):
-                found += _kernels(inner)
-    return found
+
+    def is_kernel(equation):
+        return equation.primitive.name == "pallas_call"
+
+    return [each.params["name"] for each in equations(jaxpr, is_kernel) if is_kernel(each)]
 
 
 def test_a_layer_takes_the_kernel_by_name(key):
