@@ -31,7 +31,8 @@ class LossTiles:
         when its turn comes, once for each sweep, and add up and split their gradient at once. No
         device then holds a whole table or a whole gradient (2 and 4 bytes a number in bfloat16, and
         4 more while it is summed), and tables are gathered twice instead of once. All tokens of a
-        device make one tile, whose logits are held for `num_ids` ids at a time and never kept.
+        device make one tile, whose logits are held for `num_ids` ids at a time. A vocabulary of no
+        more ids than that is gathered once and whole.
     """
 
     num_tokens: int = 4096

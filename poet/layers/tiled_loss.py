@@ -120,8 +120,6 @@ def _loss_backward(how: _How, kept: Any, cotangents: Any) -> Any:
     del how
     d_hidden, d_tables, d_weights, targets = kept
     scale = cotangents[0]
-    if isinstance(scale, jax.custom_derivatives.SymbolicZero):
-        scale = jnp.zeros(scale.shape, scale.dtype)
     return (
         (d_hidden * scale).astype(d_hidden.dtype),
         tuple(None if d is None else (d * scale).astype(d.dtype) for d in d_tables),

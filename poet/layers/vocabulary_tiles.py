@@ -81,8 +81,10 @@ class TableRows(NamedTuple):
         return VocabularyTile(rows, ids=jax.lax.dynamic_slice_in_dim(self.ids, first, num_rows))
 
     def add(self, d_table: Array | None, first: Array | int, part: Array) -> Array | None:
-        """A gradient [R, D] plus that of rows from `first` on, in their whole width; None as ever
-        where the table does not train."""
+        """A gradient [R, D] plus that of rows from `first` on, in their whole width.
+
+        None, the gradient of a table that does not train, stays None.
+        """
         if d_table is None:
             return None
         if self.width:

@@ -58,7 +58,7 @@ class PrefixLM(nn.Module):
 
     ``init(key, plan, batch)`` makes all parameters, whatever the plan. A batch is what
     ``poet.tokens.sequence.assemble`` returns, plus optionally ``text_is_dropped`` bool [B].
-    ``apply`` also takes the collection of `poet.train.lora.beside`.
+    ``apply`` also takes adapters of the layers' maps (`poet.layers.linear.ADAPTERS`).
 
     Attributes:
       config: Sizes.

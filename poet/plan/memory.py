@@ -233,10 +233,11 @@ def estimate(setting: Setting, before: Setting, memory: Memory) -> float:
     copies = setting.replica / before.replica if is_known else 1.0
     state = (memory.resident + memory.outputs) * copies
     # Whatever the tokens and the policy; on many chips most of what there is.
-    head = 0.0 if before.head_by_tiles else before.whole_head_bytes
-    others = max(memory.temporaries - head, 0.1 * memory.temporaries)
-    head = (memory.temporaries - others) * before.tensor / setting.tensor
-    head = 0.0 if setting.head_by_tiles else head
+    whole = 0.0 if before.head_by_tiles else before.whole_head_bytes
+    others = max(memory.temporaries - whole, 0.1 * memory.temporaries)
+    head = 0.0
+    if not setting.head_by_tiles:
+        head = (memory.temporaries - others) * before.tensor / setting.tensor
     fixed = state / chips + memory.code + head
     return fixed + (memory.arguments + others * kept) * tokens
 

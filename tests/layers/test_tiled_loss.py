@@ -65,6 +65,17 @@ def test_exact_in_values_and_gradients(problem, num_tokens, num_ids, max_kept_lo
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+def test_measures_have_no_gradient(problem):
+    hidden, tables, targets, weights = problem
+
+    def total(hidden, tables):
+        measures = tiled_cross_entropy(hidden, tables, SIZES, targets, weights)[1]
+        return measures["nats"].sum() + measures["is_correct"].sum()
+
+    found = jax.grad(total, argnums=(0, 1))(hidden, tables)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(found))
+
+
 def test_padding_rows_are_outside_the_softmax(problem):
     hidden, tables, targets, weights = problem
     full = tuple(t.at[n:].set(100.0) for t, n in zip(tables, SIZES, strict=True))
